@@ -1,0 +1,26 @@
+//! snigate routes TLS by server name without decrypting it.
+//!
+//! One connection's way, top to bottom, is [`connection`]. Modules stand in layers; imports go downward only:
+//!
+//! ```text
+//! main.rs            argv → command, exit code
+//!  7  cli            one file a command
+//!  5  server         the process: configuration → running upstreams, workers, signals
+//!     worker         one thread, one single-threaded runtime, its listeners and its connections
+//!     listener       socket options, accept loop
+//!  4  connection     the story: one connection from accept to outcome
+//!  3  relay          two directions; half-close; resets; idle
+//!     upstream       endpoints, picking, connecting
+//!     observe        access log, live connections
+//!  2  config         YAML → `Config` of parsed types; all mistakes at once
+//!  1  routing        route table, source lists, decision          pure: no I/O, no tokio
+//!     hello          record reassembly, strict ClientHello, JA4   pure
+//!  0  server_name    ServerName, ServerNamePattern                pure
+//!     outcome        Reason, Phase                                pure
+//! ```
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("snigate runs on Linux only: it stands on SO_REUSEPORT, epoll and Linux's inherited socket options");
+
+pub mod outcome;
+pub mod server_name;

@@ -1,0 +1,158 @@
+//! How a connection ended: a [`Reason`] from a closed list, the [`Phase`] it was in, and who ended it.
+
+/// The stage a connection was in when it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Reading the ClientHello, and deciding on it.
+    Hello,
+    /// Reaching an endpoint, and replaying the hello to it.
+    Connecting,
+    /// Moving bytes both ways.
+    Relaying,
+}
+
+impl Phase {
+    /// The stable label in log and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Hello => "hello",
+            Self::Connecting => "connecting",
+            Self::Relaying => "relaying",
+        }
+    }
+}
+
+/// Who ended a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ClosedBy {
+    /// The client side.
+    Client,
+    /// The upstream side.
+    Upstream,
+    /// Ourselves.
+    Snigate,
+}
+
+impl ClosedBy {
+    /// The stable label in log and metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Upstream => "upstream",
+            Self::Snigate => "snigate",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $label:literal by $fault:ident,)*) => {
+        /// Why a connection ended: the closed list that log and metrics use.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Reason { $($(#[$doc])* $variant,)* }
+
+        impl Reason {
+            /// Every reason there is.
+            pub const ALL: &[Self] = &[$(Self::$variant),*];
+
+            /// The stable label in log and metrics.
+            pub fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)* }
+            }
+
+            /// Whose doing it is, and so how loudly it is logged.
+            pub fn fault(self) -> Fault {
+                match self { $(Self::$variant => Fault::$fault,)* }
+            }
+        }
+    };
+}
+
+/// Whose doing an end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Fault {
+    /// Nobody's: a normal end.
+    None,
+    /// The client's: logged at debug.
+    Client,
+    /// The upstream's: logged at warn.
+    Upstream,
+    /// Our own: logged at error.
+    Ours,
+}
+
+reasons! {
+    /// The client's FIN came first.
+    ClientClosed = "client_closed" by None,
+    /// The upstream's FIN came first.
+    UpstreamClosed = "upstream_closed" by None,
+    /// The client sent a RST.
+    ClientReset = "client_reset" by Client,
+    /// The upstream sent a RST.
+    UpstreamReset = "upstream_reset" by Upstream,
+    /// No byte in either direction for the route's `idle_timeout`.
+    IdleTimeout = "idle_timeout" by Client,
+    /// One side had closed its half, and the other sent no byte for the route's `half_close_timeout`.
+    HalfCloseTimeout = "half_close_timeout" by Client,
+    /// A peer stopped answering: keepalive or unacknowledged data ran out of time (ETIMEDOUT).
+    PeerTimeout = "peer_timeout" by Client,
+    /// No complete ClientHello within `client_hello_timeout`.
+    HelloTimeout = "hello_timeout" by Client,
+    /// The client closed before its ClientHello was complete.
+    HelloIncomplete = "hello_incomplete" by Client,
+    /// The ClientHello is longer than `max_client_hello`, or spread over too many raw bytes.
+    HelloTooLarge = "hello_too_large" by Client,
+    /// The ClientHello breaks a rule of its format.
+    HelloMalformed = "hello_malformed" by Client,
+    /// The first bytes are not a TLS handshake record.
+    NotTls = "not_tls" by Client,
+    /// The client closed, or ran out of time, without a single byte.
+    NoBytes = "no_bytes" by Client,
+    /// The client sent no server name, and no route takes such clients.
+    NoServerName = "no_server_name" by Client,
+    /// The server name is not an acceptable host name.
+    ServerNameInvalid = "server_name_invalid" by Client,
+    /// No route has a pattern for the server name.
+    UnknownServerName = "unknown_server_name" by Client,
+    /// Listener or route do not accept the source address.
+    SourceDenied = "source_denied" by Client,
+    /// The route accepts none of the client's application protocols.
+    AlpnDenied = "alpn_denied" by Client,
+    /// The endpoint answered the connect with a RST.
+    ConnectRefused = "connect_refused" by Upstream,
+    /// The endpoint did not answer the connect in time.
+    ConnectTimeout = "connect_timeout" by Upstream,
+    /// The connect failed otherwise (no route to host, for one).
+    ConnectFailed = "connect_failed" by Upstream,
+    /// No local port was free for the connect (EADDRNOTAVAIL).
+    NoLocalPort = "no_local_port" by Ours,
+    /// The endpoint's name has no address.
+    DnsUnresolved = "dns_unresolved" by Upstream,
+    /// snigate is stopping.
+    Drained = "drained" by None,
+    /// A defect of ours.
+    Internal = "internal" by Ours,
+}
+
+/// How one connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outcome {
+    /// Why.
+    pub reason: Reason,
+    /// The stage it was in.
+    pub phase: Phase,
+    /// Who ended it.
+    pub closed_by: ClosedBy,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn labels_are_distinct_snake_case() {
+        let labels: HashSet<_> = Reason::ALL.iter().map(|reason| reason.label()).collect();
+        assert_eq!(labels.len(), Reason::ALL.len());
+        assert!(labels.iter().all(|label| label.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
+    }
+}
