@@ -5,9 +5,9 @@
 pub enum Phase {
     /// Reading the ClientHello, and deciding on it.
     Hello,
-    /// Reaching an endpoint, and replaying the hello to it.
+    /// Reaching an endpoint.
     Connecting,
-    /// Moving bytes both ways.
+    /// Moving bytes both ways, the hello first.
     Relaying,
 }
 
@@ -18,6 +18,25 @@ impl Phase {
             Self::Hello => "hello",
             Self::Connecting => "connecting",
             Self::Relaying => "relaying",
+        }
+    }
+}
+
+/// One of the two sides of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// Towards the client.
+    Client,
+    /// Towards the upstream.
+    Upstream,
+}
+
+impl Side {
+    /// The opposite side.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Client => Self::Upstream,
+            Self::Upstream => Self::Client,
         }
     }
 }
@@ -40,6 +59,15 @@ impl ClosedBy {
             Self::Client => "client",
             Self::Upstream => "upstream",
             Self::Snigate => "snigate",
+        }
+    }
+}
+
+impl From<Side> for ClosedBy {
+    fn from(side: Side) -> Self {
+        match side {
+            Side::Client => Self::Client,
+            Side::Upstream => Self::Upstream,
         }
     }
 }
@@ -129,19 +157,8 @@ reasons! {
     DnsUnresolved = "dns_unresolved" by Upstream,
     /// snigate is stopping.
     Drained = "drained" by None,
-    /// A defect of ours.
+    /// A defect of ours, or a shortage: no descriptor or memory for the upstream's socket.
     Internal = "internal" by Ours,
-}
-
-/// How one connection ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outcome {
-    /// Why.
-    pub reason: Reason,
-    /// The stage it was in.
-    pub phase: Phase,
-    /// Who ended it.
-    pub closed_by: ClosedBy,
 }
 
 #[cfg(test)]

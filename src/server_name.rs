@@ -71,8 +71,8 @@ impl ServerName {
         if is_numeric(last) {
             return Err(InvalidServerName::NumericEnd);
         }
-        let text: String = name.iter().map(|byte| char::from(byte.to_ascii_lowercase())).collect();
-        Ok(Some(Self(text.into_boxed_str())))
+        let text = std::str::from_utf8(name).map_err(|_| InvalidServerName::Character)?;
+        Ok(Some(Self(text.to_ascii_lowercase().into_boxed_str())))
     }
 
     /// The name as text: lower case, without a trailing dot.
@@ -135,6 +135,10 @@ fn is_numeric(label: &[u8]) -> bool {
 }
 
 fn is_ip_literal(raw: &[u8]) -> bool {
+    // Host names end in a letter, as a rule: two cheap looks spare most of them the parsers.
+    if !raw.last().is_some_and(u8::is_ascii_digit) && !raw.contains(&b':') {
+        return false;
+    }
     std::str::from_utf8(raw).is_ok_and(|text| text.parse::<Ipv4Addr>().is_ok() || text.parse::<Ipv6Addr>().is_ok())
 }
 
