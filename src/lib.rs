@@ -22,5 +22,6 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("snigate runs on Linux only: it stands on SO_REUSEPORT, epoll and Linux's inherited socket options");
 
+pub mod hello;
 pub mod outcome;
 pub mod server_name;
