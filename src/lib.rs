@@ -24,4 +24,5 @@ compile_error!("snigate runs on Linux only: it stands on SO_REUSEPORT, epoll and
 
 pub mod hello;
 pub mod outcome;
+pub mod routing;
 pub mod server_name;
