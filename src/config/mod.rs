@@ -1,0 +1,209 @@
+//! The configuration: YAML text → [`Config`] of parsed types, or every mistake at once.
+//!
+//! Read top to bottom: `tree` turns text into a YAML tree, `document` reads the tree's sections key by key (with
+//! `section` for mappings and `values` for single values), `check` compares the parts with one another and builds the
+//! route tables, `warnings` looks for what is allowed and yet probably not meant. None of them stops at the first
+//! mistake. `print` is the way back: a [`Config`] displays as the YAML that it is in effect.
+
+mod check;
+mod document;
+mod mistakes;
+mod print;
+mod section;
+#[cfg(test)]
+mod tests;
+mod tree;
+mod values;
+mod warnings;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+pub use mistakes::{LoadError, Mistake, Mistakes};
+pub(crate) use mistakes::{counted, suggestion};
+pub use warnings::Warning;
+
+use crate::routing::{Route, RouteTable, SourceList};
+
+/// Everything the operator decided, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where clients are accepted.
+    pub listeners: Vec<Listener>,
+    /// Which clients go where.
+    pub routes: Vec<Arc<Route>>,
+    /// Where they can go; [`crate::routing::UpstreamId`] counts in this list.
+    pub upstreams: Vec<Upstream>,
+    /// What is logged, and how.
+    pub log: Log,
+    /// How many worker threads there are.
+    pub workers: NonZeroUsize,
+    /// What is allowed and yet probably not meant.
+    pub warnings: Vec<Warning>,
+    /// The networks of each route, as written: its source list keeps only what follows from them.
+    route_networks: Vec<Networks>,
+}
+
+/// A bound address on which clients are accepted.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Its name in log, metrics and messages.
+    pub name: Arc<str>,
+    /// Where it listens.
+    pub address: ListenAddress,
+    /// Whether an IPv6 socket leaves IPv4 clients alone.
+    pub v6_only: bool,
+    /// How clients learn that they are refused.
+    pub reject: Reject,
+    /// How long a client may take from accept to a complete ClientHello.
+    pub client_hello_timeout: Duration,
+    /// The longest ClientHello, in bytes.
+    pub max_client_hello: usize,
+    /// The sources it accepts at all, whatever the routes say.
+    pub sources: SourceList,
+    /// Its routes.
+    pub table: Arc<RouteTable>,
+    networks: Networks,
+}
+
+/// `allow` and `deny` as written.
+#[derive(Clone, Debug)]
+struct Networks {
+    allow: Option<Vec<IpNet>>,
+    deny: Vec<IpNet>,
+}
+
+/// An IP address and port to listen on; `:6443` stands for `[::]:6443`, which takes IPv4 as well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ListenAddress(SocketAddr);
+
+/// How clients learn that they are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reject {
+    /// By a TLS alert where it helps them, else by a close.
+    Alert,
+    /// By a FIN.
+    Close,
+    /// By a RST.
+    Reset,
+}
+
+/// A named set of endpoints, and how they are connected to.
+#[derive(Clone, Debug)]
+pub struct Upstream {
+    /// Its name in routes, log and metrics.
+    pub name: Arc<str>,
+    /// Its endpoints; never none.
+    pub endpoints: Vec<Endpoint>,
+    /// How long one connect may take.
+    pub connect_timeout: Duration,
+    /// How many endpoints are tried at most for one client.
+    pub attempts: NonZeroUsize,
+    /// How long sent bytes may stay unacknowledged; zero leaves it to the kernel.
+    pub user_timeout: Duration,
+}
+
+/// One address of an upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where to connect.
+    pub address: EndpointAddress,
+    /// Its share of the connections, 1 to 256, relative to the other endpoints.
+    pub weight: u32,
+    /// Whether it is used only when no other endpoint can be.
+    pub backup: bool,
+}
+
+/// `host:port`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointAddress {
+    /// The host.
+    pub host: Host,
+    /// The port, never zero.
+    pub port: u16,
+}
+
+/// What an endpoint is called.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// An address.
+    Ip(IpAddr),
+    /// A lower-case name for the resolver; with the dot at its end if it was written with one.
+    Name(Box<str>),
+}
+
+/// What is logged, and how.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// How lines look.
+    pub format: LogFormat,
+    /// The least level of messages.
+    pub level: tracing::Level,
+    /// Whether each connection leaves a line.
+    pub access: bool,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Config {
+    /// Reads a configuration.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(text: &str) -> Result<Self, Mistakes> {
+        let collector = mistakes::Collector::default();
+        let document = tree::read(text, &collector).and_then(|tree| document::read(&tree, &collector));
+        let config = document.map(|document| check::assemble(document, &collector));
+        let mut config = collector.finish(config)?;
+        config.warnings = warnings::of(&config);
+        Ok(config)
+    }
+
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// Why there is no text, or everything that is wrong with it.
+    pub fn load(path: &Path) -> Result<Self, LoadError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|reason| LoadError::Unreadable { path: path.to_owned(), reason })?;
+        Self::parse(&text).map_err(|mistakes| LoadError::Wrong { path: path.to_owned(), mistakes })
+    }
+}
+
+impl ListenAddress {
+    /// The address to bind.
+    pub fn socket_addr(&self) -> SocketAddr {
+        self.0
+    }
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            SocketAddr::V6(address) if address.ip().is_unspecified() => write!(f, ":{}", address.port()),
+            address => write!(f, "{address}"),
+        }
+    }
+}
+
+impl fmt::Display for EndpointAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            Host::Ip(address) => write!(f, "{}", SocketAddr::new(*address, self.port)),
+            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! [`Config`] → the YAML that it is in effect, every default filled in.
+
+use std::fmt::{self, Display, Formatter, Write as _};
+
+use super::document::{LOG_FORMAT, LOG_LEVEL, REJECT};
+use super::values::{Span, display_size};
+use super::{Config, Listener, Networks, Upstream};
+use crate::routing::Route;
+
+impl Display for Config {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("listeners:\n")?;
+        self.listeners.iter().try_for_each(|listener| write_listener(f, listener))?;
+        f.write_str("routes:\n")?;
+        for (route, networks) in self.routes.iter().zip(&self.route_networks) {
+            write_route(f, route, networks, &self.upstreams[route.upstream.0])?;
+        }
+        f.write_str("upstreams:\n")?;
+        self.upstreams.iter().try_for_each(|upstream| write_upstream(f, upstream))?;
+        let (format, level) = (word(&LOG_FORMAT, &self.log.format), word(&LOG_LEVEL, &self.log.level));
+        writeln!(f, "log:\n  format: {format}\n  level: {level}\n  access: {}", self.log.access)?;
+        writeln!(f, "workers: {}", self.workers)
+    }
+}
+
+fn write_listener(f: &mut Formatter<'_>, listener: &Listener) -> fmt::Result {
+    writeln!(f, "  - name: {}", quoted(&listener.name))?;
+    writeln!(f, "    address: {}", quoted(listener.address))?;
+    writeln!(f, "    v6_only: {}", listener.v6_only)?;
+    writeln!(f, "    reject: {}", word(&REJECT, &listener.reject))?;
+    writeln!(f, "    client_hello_timeout: {}", Span(listener.client_hello_timeout))?;
+    writeln!(f, "    max_client_hello: {}", display_size(listener.max_client_hello))?;
+    write_networks(f, &listener.networks)
+}
+
+fn write_route(f: &mut Formatter<'_>, route: &Route, networks: &Networks, upstream: &Upstream) -> fmt::Result {
+    writeln!(f, "  - name: {}", quoted(&route.name))?;
+    // These keys have no word for what their absence means.
+    match route.server_names.as_slice() {
+        [] => writeln!(f, "    # server_names: none")?,
+        names => writeln!(f, "    server_names: {}", list(names))?,
+    }
+    writeln!(f, "    no_server_name: {}", route.no_server_name)?;
+    writeln!(f, "    upstream: {}", quoted(&upstream.name))?;
+    match &route.listeners {
+        None => writeln!(f, "    # listeners: all")?,
+        Some(names) => writeln!(f, "    listeners: {}", list(names))?,
+    }
+    match route.alpn.as_slice() {
+        [] => writeln!(f, "    # alpn: any")?,
+        protocols => {
+            let texts: Vec<_> = protocols.iter().map(|protocol| String::from_utf8_lossy(protocol.as_bytes())).collect();
+            writeln!(f, "    alpn: {}", list(&texts))?;
+        }
+    }
+    write_networks(f, networks)?;
+    writeln!(f, "    idle_timeout: {}", Span(route.idle_timeout))?;
+    writeln!(f, "    half_close_timeout: {}", Span(route.half_close_timeout))?;
+    writeln!(f, "    allow_short_idle: {}", route.allow_short_idle)
+}
+
+fn write_networks(f: &mut Formatter<'_>, networks: &Networks) -> fmt::Result {
+    match &networks.allow {
+        None => writeln!(f, "    # allow: every source")?,
+        Some(allow) => writeln!(f, "    allow: {}", list(allow))?,
+    }
+    writeln!(f, "    deny: {}", list(&networks.deny))
+}
+
+fn write_upstream(f: &mut Formatter<'_>, upstream: &Upstream) -> fmt::Result {
+    writeln!(f, "  {}:\n    endpoints:", quoted(&upstream.name))?;
+    for endpoint in &upstream.endpoints {
+        let (address, weight, backup) = (quoted(&endpoint.address), endpoint.weight, endpoint.backup);
+        writeln!(f, "      - {{ address: {address}, weight: {weight}, backup: {backup} }}")?;
+    }
+    writeln!(f, "    connect_timeout: {}", Span(upstream.connect_timeout))?;
+    writeln!(f, "    attempts: {}", upstream.attempts)?;
+    writeln!(f, "    user_timeout: {}", Span(upstream.user_timeout))
+}
+
+fn word<T: PartialEq>(words: &[(&'static str, T)], meaning: &T) -> &'static str {
+    let written = words.iter().find(|(_, known)| known == meaning);
+    written.map(|(word, _)| *word).unwrap_or_default()
+}
+
+fn list<T: Display>(items: &[T]) -> String {
+    let items: Vec<String> = items.iter().map(quoted).collect();
+    format!("[{}]", items.join(", "))
+}
+
+/// In double quotes, since `*` and `:` at the beginning mean something in YAML, and so do words such as `null`.
+fn quoted(text: impl Display) -> String {
+    let mut quoted = String::from('"');
+    for character in text.to_string().chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            ' '..='~' => quoted.push(character),
+            other => _ = write!(quoted, "\\U{:08X}", u32::from(other)),
+        }
+    }
+    quoted.push('"');
+    quoted
+}

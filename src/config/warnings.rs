@@ -1,0 +1,142 @@
+//! [`Warning`]: what a configuration may say and yet hardly means.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::check::belongs;
+use super::values::Span;
+use super::{Config, EndpointAddress, Host, Listener, Upstream, counted, tree};
+use crate::routing::{Claim, UpstreamId};
+use crate::server_name::ServerNamePattern;
+
+/// Something to think about, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// Where, as in [`super::Mistake`].
+    pub path: String,
+    /// What may come of it.
+    pub message: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.path, self.message)
+    }
+}
+
+/// Quiet containers log nothing for this long and more. (Watches are no measure: the API server ends them by itself.)
+const QUIET_LOG: Duration = Duration::from_hours(1);
+/// Go's TLS handshake timeout is 10 s; one second of it is left for the handshake itself.
+const CONNECT_BUDGET: Duration = Duration::from_secs(9);
+
+/// Every warning, by place in the document.
+pub(super) fn of(config: &Config) -> Vec<Warning> {
+    let mut warnings = Vec::new();
+    listeners_without_routes(config, &mut warnings);
+    for (place, _) in config.routes.iter().enumerate() {
+        routes(config, place, &mut warnings);
+    }
+    unreached(config, &mut warnings);
+    for (place, _) in config.upstreams.iter().enumerate() {
+        upstreams(config, UpstreamId(place), &mut warnings);
+    }
+    warnings
+}
+
+fn warn(warnings: &mut Vec<Warning>, path: impl Into<String>, message: impl Into<String>) {
+    warnings.push(Warning { path: path.into(), message: message.into() });
+}
+
+fn listeners_without_routes(config: &Config, warnings: &mut Vec<Warning>) {
+    for (place, listener) in config.listeners.iter().enumerate() {
+        if !config.routes.iter().any(|route| belongs(route, &listener.name)) {
+            warn(warnings, format!("listeners[{place}]"), "no route uses it: every client is refused there");
+        }
+    }
+}
+
+fn routes(config: &Config, place: usize, warnings: &mut Vec<Warning>) {
+    let route = &config.routes[place];
+    if route.server_names.contains(&ServerNamePattern::Any) {
+        let message = "`*` takes every name that no other route has, also names that are none of yours";
+        warn(warnings, format!("routes[{place}].server_names"), message);
+    }
+    if route.idle_timeout < QUIET_LOG && !route.allow_short_idle {
+        let idle = Span(route.idle_timeout);
+        let message =
+            format!("{idle} without a byte cuts `kubectl logs -f` of a container that logs nothing for so long");
+        warn(warnings, format!("routes[{place}].idle_timeout"), message);
+    }
+}
+
+/// What clients of no listener reach. (A route may well be passed over on one of its listeners.)
+fn unreached(config: &Config, warnings: &mut Vec<Warning>) {
+    let mut missed: HashMap<(Arc<str>, Claim), usize> = HashMap::new();
+    for listener in &config.listeners {
+        for unreached in listener.table.unreached(&listener.sources) {
+            let on_listeners = missed.entry((Arc::clone(&unreached.route.name), unreached.claim.clone())).or_default();
+            *on_listeners += 1;
+            let of_listeners = config.listeners.iter().filter(|listener| belongs(&unreached.route, &listener.name));
+            if *on_listeners == of_listeners.count() {
+                let place = config.routes.iter().position(|route| route.name == unreached.route.name);
+                warn(warnings, format!("routes[{}]", place.unwrap_or_default()), unreached.to_string());
+            }
+        }
+    }
+}
+
+fn upstreams(config: &Config, id: UpstreamId, warnings: &mut Vec<Warning>) {
+    let upstream = &config.upstreams[id.0];
+    let path = tree::join("upstreams", &upstream.name);
+    if !config.routes.iter().any(|route| route.upstream == id) {
+        warn(warnings, path.clone(), "no route uses it");
+    }
+    for (place, endpoint) in upstream.endpoints.iter().enumerate() {
+        if let Some(listener) = config.listeners.iter().find(|listener| leads_to(&endpoint.address, listener)) {
+            let message = format!(
+                "`{}` is our own listener `{}`: connections would go in circles",
+                endpoint.address, listener.name
+            );
+            warn(warnings, format!("{path}.endpoints[{place}]"), message);
+        }
+    }
+    let attempts = attempts(upstream);
+    let longest = upstream.connect_timeout.saturating_mul(attempts);
+    if longest > CONNECT_BUDGET {
+        let message = format!(
+            "connecting may take {} ({} of {}), but clients give up after 10s (Go's handshake timeout), so \
+             attempts end after {}",
+            Span(longest),
+            counted(attempts as usize, "attempt"),
+            Span(upstream.connect_timeout),
+            Span(CONNECT_BUDGET)
+        );
+        warn(warnings, format!("{path}.connect_timeout"), message);
+    }
+}
+
+/// How many attempts there can be: one an address, and a name may have any number of those.
+fn attempts(upstream: &Upstream) -> u32 {
+    let named = upstream.endpoints.iter().any(|endpoint| matches!(endpoint.address.host, Host::Name(_)));
+    let addresses = if named { usize::MAX } else { upstream.endpoints.len() };
+    u32::try_from(upstream.attempts.get().min(addresses)).unwrap_or(u32::MAX)
+}
+
+/// Whether connecting to `endpoint` surely comes out at `listener`. Addresses of this host other than loopback are not
+/// known here.
+fn leads_to(endpoint: &EndpointAddress, listener: &Listener) -> bool {
+    let bound = listener.address.socket_addr();
+    let everywhere = bound.ip().is_unspecified();
+    let there = match &endpoint.host {
+        Host::Ip(address) => {
+            let address = address.to_canonical();
+            let same_family = address.is_ipv4() == bound.is_ipv4() || (bound.is_ipv6() && !listener.v6_only);
+            bound.ip() == address || everywhere && same_family && address.is_loopback()
+        }
+        Host::Name(name) if &**name == "localhost" => everywhere || bound.ip().is_loopback(),
+        Host::Name(_) => false,
+    };
+    there && bound.port() == endpoint.port
+}
