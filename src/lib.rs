@@ -24,6 +24,7 @@ compile_error!("snigate runs on Linux only: it stands on SO_REUSEPORT, epoll and
 
 pub mod config;
 pub mod hello;
+pub mod observe;
 pub mod outcome;
 pub mod routing;
 pub mod server_name;

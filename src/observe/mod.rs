@@ -1,0 +1,5 @@
+//! What is told about connections: the table of live ones, the access log, and the lines of both logs on their way out.
+
+pub mod access_log;
+pub mod lines;
+pub mod live;
