@@ -28,3 +28,4 @@ pub mod observe;
 pub mod outcome;
 pub mod routing;
 pub mod server_name;
+pub mod upstream;

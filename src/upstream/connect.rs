@@ -1,0 +1,270 @@
+//! Reaching an endpoint: attempts, each on a different one, within the time that clients wait.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{Endpoint, Lease, Upstream};
+use crate::outcome::{Fault, Reason};
+
+/// When the last attempt must have ended, counted from accept: Go's TLS handshake, and so kubectl, gives up after 10 s.
+const BUDGET: Duration = Duration::from_secs(9);
+/// What one address family gets before the other is tried beside it (RFC 8305, 5: 250 ms recommended).
+const HEAD_START: Duration = Duration::from_millis(250);
+/// An idle upstream connection is asked after 15 s and given up after three more silent 5 s.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(15), Duration::from_secs(5), 3);
+
+/// An established connection to an endpoint.
+#[derive(Debug)]
+pub struct Connection {
+    /// The socket.
+    pub socket: TcpStream,
+    /// Its far end.
+    pub address: SocketAddr,
+    /// Counts the connection at its endpoint; to be kept as long as the socket.
+    pub lease: Lease,
+}
+
+/// Why no endpoint could be reached: what the last attempt ran into.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The endpoint's name has no address, or none was found in time.
+    #[error("cannot resolve {name}: {source}")]
+    Unresolved {
+        /// The endpoint as configured.
+        name: String,
+        /// What the resolver said.
+        source: io::Error,
+    },
+    /// We cannot even have a socket: descriptors or memory ran short.
+    #[error("cannot open a socket: {0}")]
+    NoSocket(#[source] io::Error),
+    /// No answer in time.
+    #[error("no answer from {address} in time")]
+    TimedOut {
+        /// The address tried.
+        address: SocketAddr,
+    },
+    /// The connect failed.
+    #[error("cannot connect to {address}: {source}")]
+    Failed {
+        /// The address tried.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+impl ConnectError {
+    /// Whether another endpoint would fail alike.
+    fn is_ours(&self) -> bool {
+        matches!(self, Self::NoSocket(_))
+    }
+
+    /// The reason that the connection ends with.
+    pub fn reason(&self) -> Reason {
+        match self {
+            Self::Unresolved { .. } => Reason::DnsUnresolved,
+            Self::NoSocket(_) => Reason::Internal,
+            Self::TimedOut { .. } => Reason::ConnectTimeout,
+            Self::Failed { source, .. } => match source.kind() {
+                io::ErrorKind::ConnectionRefused => Reason::ConnectRefused,
+                io::ErrorKind::TimedOut => Reason::ConnectTimeout,
+                io::ErrorKind::AddrNotAvailable => Reason::NoLocalPort,
+                _ => Reason::ConnectFailed,
+            },
+        }
+    }
+}
+
+/// Connects to one endpoint of `upstream`: up to its `attempts`, each on another address (of a name with
+/// both families: one of either), as many as fit before 9 s after `accepted`; the first always has its full time. Nothing
+/// is sent.
+///
+/// # Errors
+/// What the last attempt ran into.
+pub async fn connect(upstream: &Upstream, accepted: Instant) -> Result<Connection, ConnectError> {
+    let end = (accepted + BUDGET).max(Instant::now() + upstream.connect_timeout);
+    let mut attempts = upstream.attempts;
+    let mut tried = Vec::new();
+    let mut failure = None;
+    while let Some(index) = upstream.pick(&tried) {
+        tried.push(index);
+        let endpoint = &upstream.endpoints[index];
+        let lease = Lease::take(endpoint);
+        match try_endpoint(upstream, endpoint, &mut attempts, end).await {
+            Ok((socket, address)) => return Ok(Connection { socket, address, lease }),
+            Err(error) => {
+                let (upstream, endpoint) = (&upstream.name, &endpoint.address);
+                match error.reason().fault() {
+                    Fault::Ours => tracing::error!(%upstream, %endpoint, %error, "attempt failed"),
+                    _ => tracing::warn!(%upstream, %endpoint, %error, "attempt failed"),
+                }
+                failure = Some(error);
+            }
+        }
+        let hopeless = failure.as_ref().is_some_and(ConnectError::is_ours);
+        if hopeless || attempts == 0 || Instant::now() >= end {
+            break;
+        }
+    }
+    Err(failure.unwrap_or_else(|| unreachable!("an upstream has at least one endpoint and one attempt")))
+}
+
+/// Tries the addresses of one endpoint; each attempt is one address, or two of different families.
+async fn try_endpoint(
+    upstream: &Upstream,
+    endpoint: &Endpoint,
+    attempts: &mut usize,
+    end: Instant,
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let until = || end.min(Instant::now() + upstream.connect_timeout);
+    let addresses = endpoint.resolver.addresses(&endpoint.address, until()).await.map_err(|source| {
+        *attempts -= 1;
+        ConnectError::Unresolved { name: endpoint.address.to_string(), source }
+    })?;
+    let mut failure = None;
+    for pair in in_pairs(&addresses) {
+        if *attempts == 0 || (failure.is_some() && Instant::now() >= end) {
+            break;
+        }
+        *attempts -= 1;
+        match attempt(pair, until(), upstream.user_timeout).await {
+            Ok(connected) => return Ok(connected),
+            Err(error @ ConnectError::NoSocket(_)) => return Err(error),
+            Err(error) => failure = Some(error),
+        }
+    }
+    Err(failure.unwrap_or_else(|| unreachable!("a name resolves to one address at least, and one attempt is left")))
+}
+
+/// The addresses of a name, each with its counterpart of the other family where there is one, in the resolver's order.
+fn in_pairs(addresses: &[SocketAddr]) -> Vec<(SocketAddr, Option<SocketAddr>)> {
+    let preferred = |address: &&SocketAddr| addresses.first().is_some_and(|first| first.is_ipv4() == address.is_ipv4());
+    let (first, second): (Vec<_>, Vec<_>) = addresses.iter().partition(preferred);
+    let pairs = first.len().max(second.len());
+    let pair = |at: usize| match (first.get(at), second.get(at)) {
+        (Some(first), second) => Some((*first, second.copied())),
+        (None, second) => second.map(|alone| (*alone, None)),
+    };
+    (0..pairs).filter_map(pair).collect()
+}
+
+/// Connects to the first address, and beside it to the second once the first has failed or takes [`HEAD_START`]. The
+/// first to connect wins; when both fail, the failure of the last one stands.
+async fn attempt(
+    (first, second): (SocketAddr, Option<SocketAddr>),
+    end: Instant,
+    user_timeout: Duration,
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let mut first = pin!(connect_to(first, end, user_timeout));
+    let Some(second) = second else { return first.await };
+    let failed = match timeout(HEAD_START, &mut first).await {
+        Ok(Ok(connected)) => return Ok(connected),
+        Ok(Err(_)) => true,
+        Err(_) => false,
+    };
+    let mut second = pin!(connect_to(second, end, user_timeout));
+    if failed {
+        return second.await;
+    }
+    tokio::select! {
+        connected = &mut first => match connected {
+            Ok(connected) => Ok(connected),
+            Err(_) => second.await,
+        },
+        connected = &mut second => match connected {
+            Ok(connected) => Ok(connected),
+            Err(_) => first.await,
+        },
+    }
+}
+
+async fn connect_to(
+    address: SocketAddr,
+    end: Instant,
+    user_timeout: Duration,
+) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let socket = open(address, user_timeout).map_err(ConnectError::NoSocket)?;
+    match timeout_at(end, socket.connect(address)).await {
+        Ok(Ok(socket)) => Ok((socket, address)),
+        Ok(Err(source)) => Err(ConnectError::Failed { address, source }),
+        Err(_) => Err(ConnectError::TimedOut { address }),
+    }
+}
+
+fn open(address: SocketAddr, user_timeout: Duration) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_nodelay(true)?;
+    let (idle, interval, retries) = KEEPALIVE;
+    let options = SockRef::from(&socket);
+    options.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries))?;
+    if !user_timeout.is_zero() {
+        options.set_tcp_user_timeout(Some(user_timeout))?;
+    }
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{Ipv4Addr, TcpListener};
+
+    #[test]
+    fn addresses_of_both_families_go_in_pairs() {
+        let [a, b, c]: [SocketAddr; 3] = ["[::1]:1", "192.0.2.1:1", "[::2]:1"].map(|text| text.parse().unwrap());
+        assert_eq!(in_pairs(&[]), []);
+        assert_eq!(in_pairs(&[a]), [(a, None)]);
+        assert_eq!(in_pairs(&[a, b, c]), [(a, Some(b)), (c, None)]);
+        assert_eq!(in_pairs(&[b, a, c]), [(b, Some(a)), (c, None)]);
+    }
+
+    #[tokio::test]
+    async fn the_other_family_takes_over_within_one_attempt() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let alive = listener.local_addr().unwrap();
+        // Nobody listens there on IPv6, whether or not this host has it.
+        let dead = format!("[::1]:{}", alive.port()).parse().unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        let (_, address) = attempt((dead, Some(alive)), end, Duration::ZERO).await.unwrap();
+        assert_eq!(address, alive);
+        assert!(attempt((dead, None), end, Duration::ZERO).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn upstream_sockets_ask_after_a_silent_peer() {
+        for address in ["127.0.0.1:1", "[::1]:1"] {
+            // A host may lack IPv6.
+            let Ok(socket) = open(address.parse().unwrap(), Duration::from_secs(120)) else { continue };
+            let socket = SockRef::from(&socket);
+            assert!(socket.tcp_nodelay().unwrap());
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(15));
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(5));
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
+            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(120)));
+        }
+        let without = open("127.0.0.1:1".parse().unwrap(), Duration::ZERO).unwrap();
+        assert_eq!(SockRef::from(&without).tcp_user_timeout().unwrap(), None);
+    }
+
+    #[test]
+    fn each_failure_has_its_reason() {
+        let address = "192.0.2.1:6443".parse().unwrap();
+        for (kind, reason) in [
+            (io::ErrorKind::ConnectionRefused, Reason::ConnectRefused),
+            (io::ErrorKind::TimedOut, Reason::ConnectTimeout),
+            (io::ErrorKind::AddrNotAvailable, Reason::NoLocalPort),
+            (io::ErrorKind::HostUnreachable, Reason::ConnectFailed),
+        ] {
+            assert_eq!(ConnectError::Failed { address, source: kind.into() }.reason(), reason);
+        }
+        assert_eq!(ConnectError::TimedOut { address }.reason(), Reason::ConnectTimeout);
+        assert_eq!(ConnectError::NoSocket(io::Error::from_raw_os_error(libc::EMFILE)).reason(), Reason::Internal);
+    }
+}
