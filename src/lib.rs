@@ -26,6 +26,7 @@ pub mod config;
 pub mod hello;
 pub mod observe;
 pub mod outcome;
+pub mod relay;
 pub mod routing;
 pub mod server_name;
 pub mod upstream;

@@ -1,0 +1,193 @@
+//! Kernel pipes for splice(2): a bounded pool a worker, lent to directions that prove to be bulk.
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+
+use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
+
+/// Pipes a worker may have open: more bulk streams than that share a worker only in benchmarks, and then buffers serve.
+const POOL_LIMIT: usize = 128;
+/// Pipes kept while nobody uses them.
+const MOST_IDLE: usize = 16;
+/// The capacity asked for.
+const WANTED_SIZE: usize = 256 * 1024;
+/// A pipe below the kernel's own default is not worth its system calls. Users without privileges get those of two pages
+/// once they have 1,024 pipes (fs.pipe-user-pages-soft).
+const LEAST_SIZE: usize = 64 * 1024;
+/// After the kernel refused a pipe, this many requests are answered by "none" before it is asked again.
+const PAUSE: u32 = 1024;
+/// Bytes that one splice may move. Not usize::MAX: the kernel answers that with EINVAL.
+const MOST: usize = 1024 * 1024;
+
+/// The pipes of one worker.
+#[derive(Debug)]
+pub struct Pipes(Rc<Pool>);
+
+#[derive(Debug)]
+struct Pool {
+    limit: usize,
+    /// Empty ones that nobody uses.
+    idle: RefCell<Vec<Ends>>,
+    /// All there are.
+    open: Cell<usize>,
+    pause: Cell<u32>,
+}
+
+#[derive(Debug)]
+struct Ends {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+/// A pipe on loan. It goes back to its pool when dropped empty, and is closed when dropped with bytes in it.
+#[derive(Debug)]
+pub(super) struct Pipe {
+    ends: Option<Ends>,
+    held: usize,
+    pool: Rc<Pool>,
+}
+
+impl Default for Pipes {
+    fn default() -> Self {
+        Self::up_to(POOL_LIMIT)
+    }
+}
+
+impl Pipes {
+    /// A pool of so many pipes at most; none is opened before it is needed.
+    pub fn up_to(limit: usize) -> Self {
+        Self(Rc::new(Pool { limit, idle: RefCell::default(), open: Cell::new(0), pause: Cell::new(0) }))
+    }
+
+    /// Pipes that directions hold now.
+    pub fn lent(&self) -> usize {
+        self.0.open.get() - self.0.idle.borrow().len()
+    }
+
+    /// Lends an empty pipe; none when the pool is exhausted or the kernel gives none that is large enough.
+    pub(super) fn lend(&self) -> Option<Box<Pipe>> {
+        let idle = self.0.idle.borrow_mut().pop();
+        let ends = match idle {
+            Some(ends) => ends,
+            None => self.0.open_one()?,
+        };
+        Some(Box::new(Pipe { ends: Some(ends), held: 0, pool: Rc::clone(&self.0) }))
+    }
+}
+
+impl Pool {
+    fn open_one(&self) -> Option<Ends> {
+        let pause = self.pause.get();
+        if self.open.get() >= self.limit || pause > 0 {
+            self.pause.set(pause.saturating_sub(1));
+            return None;
+        }
+        match open() {
+            Ok(ends) => {
+                self.open.set(self.open.get() + 1);
+                Some(ends)
+            }
+            Err(error) => {
+                tracing::debug!(%error, open = self.open.get(), "no pipe for splice: buffers serve instead");
+                self.pause.set(PAUSE);
+                None
+            }
+        }
+    }
+}
+
+fn open() -> io::Result<Ends> {
+    let (read, write) = pipe_with(PipeFlags::NONBLOCK | PipeFlags::CLOEXEC)?;
+    // What matters is what came of it: unprivileged users may get less than they ask for, or than the default.
+    let _ = fcntl_setpipe_size(&write, WANTED_SIZE);
+    let size = fcntl_getpipe_size(&write)?;
+    if size < LEAST_SIZE {
+        return Err(io::Error::other(format!("the kernel gives pipes of {size} bytes only")));
+    }
+    Ok(Ends { read, write })
+}
+
+impl Pipe {
+    /// Whether bytes are in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.held == 0
+    }
+
+    /// Moves what `socket` has into the pipe, which must be empty: only then does WouldBlock mean that the socket is.
+    pub(super) fn fill(&mut self, socket: impl AsFd) -> io::Result<usize> {
+        debug_assert!(self.is_empty(), "a pipe is filled only when it is empty");
+        let moved = splice(socket, None, &self.ends().write, None, MOST, flags())?;
+        self.held = moved;
+        Ok(moved)
+    }
+
+    /// Moves what is in the pipe, which must not be empty, into `socket`.
+    pub(super) fn drain(&mut self, socket: impl AsFd) -> io::Result<usize> {
+        let moved = splice(&self.ends().read, None, socket, None, self.held, flags())?;
+        self.held -= moved;
+        Ok(moved)
+    }
+
+    fn ends(&self) -> &Ends {
+        self.ends.as_ref().unwrap_or_else(|| unreachable!("a pipe has its ends until it is dropped"))
+    }
+}
+
+impl Drop for Pipe {
+    fn drop(&mut self) {
+        match self.ends.take() {
+            Some(ends) if self.held == 0 && self.pool.idle.borrow().len() < MOST_IDLE => {
+                self.pool.idle.borrow_mut().push(ends);
+            }
+            _ => self.pool.open.set(self.pool.open.get() - 1),
+        }
+    }
+}
+
+/// No SPLICE_F_MORE: it corks the last bytes for 200 ms and more.
+fn flags() -> SpliceFlags {
+    SpliceFlags::NONBLOCK | SpliceFlags::MOVE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn an_empty_pipe_goes_back_and_one_with_bytes_is_closed() {
+        let pipes = Pipes::up_to(2);
+        let (mut near, mut far) = UnixStream::pair().unwrap();
+        far.write_all(b"bytes").unwrap();
+        let mut pipe = pipes.lend().unwrap();
+        assert_eq!(pipe.fill(&near).unwrap(), 5);
+        assert_eq!((pipe.is_empty(), pipes.lent()), (false, 1));
+        drop(pipe);
+        assert_eq!((pipes.0.open.get(), pipes.lent()), (0, 0), "the next borrower must not send these bytes");
+
+        far.write_all(b"bytes").unwrap();
+        let mut pipe = pipes.lend().unwrap();
+        pipe.fill(&near).unwrap();
+        assert_eq!(pipe.drain(&near).unwrap(), 5);
+        drop(pipe);
+        assert_eq!((pipes.0.open.get(), pipes.lent()), (1, 0));
+        let mut bytes = [0; 5];
+        far.read_exact(&mut bytes).unwrap();
+        assert_eq!(&bytes, b"bytes");
+        near.shutdown(std::net::Shutdown::Both).unwrap();
+        near.flush().unwrap();
+    }
+
+    #[test]
+    fn the_pool_is_bounded_and_pipes_are_large_enough() {
+        let pipes = Pipes::up_to(2);
+        let lent = [pipes.lend().unwrap(), pipes.lend().unwrap()];
+        assert!(pipes.lend().is_none());
+        assert!(lent.iter().all(|pipe| fcntl_getpipe_size(&pipe.ends().write).unwrap() >= LEAST_SIZE));
+        drop(lent);
+        assert!(pipes.lend().is_some());
+    }
+}

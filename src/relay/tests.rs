@@ -1,0 +1,213 @@
+use std::net::Ipv4Addr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
+use tokio::time::timeout;
+
+use super::*;
+use crate::observe::live::LiveTable;
+
+/// Enough to fill every buffer on the way several times.
+const MUCH: usize = 8 * 1024 * 1024;
+
+/// The far ends of a relay that runs beside the test.
+struct Stage {
+    client: TcpStream,
+    upstream: TcpStream,
+    live: Rc<Live>,
+    pipes: Rc<Pipes>,
+    relay: JoinHandle<End>,
+}
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let near = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let far = listener.accept().await.unwrap().0;
+    near.set_nodelay(true).unwrap();
+    far.set_nodelay(true).unwrap();
+    (near, far)
+}
+
+async fn stage(pipes: Pipes) -> Stage {
+    let ((client_near, client), (upstream_near, upstream)) = (pair().await, pair().await);
+    let entry = Rc::new(LiveTable::default()).enter();
+    let (live, pipes) = (entry.share(), Rc::new(pipes));
+    let lent = Rc::clone(&pipes);
+    let relay = spawn_local(async move {
+        let mut relay = Relay::new(client_near, upstream_near, Bytes::new());
+        let end = relay.run(&entry, &Scratch::new(), &lent).await;
+        relay.finish().await;
+        end
+    });
+    Stage { client, upstream, live, pipes, relay }
+}
+
+/// Runs a test with relays beside it, within a time that only a stuck one reaches.
+fn play<F: Future<Output = ()>>(test: impl FnOnce(Stage) -> F, pipes: Pipes) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(LocalSet::new().run_until(async {
+        let all = async { test(stage(pipes).await).await };
+        timeout(Duration::from_secs(60), all).await.expect("nothing is stuck");
+    }));
+}
+
+/// Bytes that show where they belong: every 64 of them begin with their place.
+fn pattern(length: usize) -> Vec<u8> {
+    let mut bytes = vec![b'.'; length];
+    for (place, piece) in bytes.chunks_exact_mut(64).enumerate() {
+        piece[..8].copy_from_slice(&place.to_le_bytes());
+    }
+    bytes
+}
+
+async fn send(socket: &mut TcpStream, bytes: &[u8]) {
+    socket.write_all(bytes).await.unwrap();
+}
+
+async fn expect(socket: &mut TcpStream, bytes: &[u8]) {
+    let mut received = vec![0; bytes.len()];
+    socket.read_exact(&mut received).await.unwrap();
+    assert!(received == bytes, "other bytes than were sent");
+}
+
+#[test]
+fn bulk_is_spliced_and_gives_its_pipe_back_and_small_talk_is_copied() {
+    play(
+        |mut stage| async move {
+            for _ in 0..100 {
+                send(&mut stage.client, b"question").await;
+                expect(&mut stage.upstream, b"question").await;
+                send(&mut stage.upstream, b"answer").await;
+                expect(&mut stage.client, b"answer").await;
+            }
+            assert_eq!(stage.live.spliced(), 0);
+            let much = pattern(MUCH);
+            tokio::join!(send(&mut stage.upstream, &much), expect(&mut stage.client, &much));
+            let spliced = stage.live.spliced();
+            assert!(spliced > MUCH as u64 / 2, "only {spliced} bytes were spliced");
+            while stage.pipes.lent() > 0 {
+                yield_now().await;
+            }
+            send(&mut stage.client, b"question").await;
+            expect(&mut stage.upstream, b"question").await;
+            assert_eq!((stage.live.spliced(), stage.pipes.lent()), (spliced, 0));
+        },
+        Pipes::default(),
+    );
+}
+
+#[test]
+fn bulk_both_ways_at_once_is_spliced_and_whole() {
+    play(
+        |stage| async move {
+            let much = pattern(MUCH);
+            let (mut client_in, mut client_out) = stage.client.into_split();
+            let (mut upstream_in, mut upstream_out) = stage.upstream.into_split();
+            let (mut down, mut up) = (vec![0; MUCH], vec![0; MUCH]);
+            let (a, b, c, d) = tokio::join!(
+                client_out.write_all(&much),
+                upstream_out.write_all(&much),
+                client_in.read_exact(&mut down),
+                upstream_in.read_exact(&mut up),
+            );
+            a.unwrap();
+            b.unwrap();
+            c.unwrap();
+            d.unwrap();
+            assert!(down == much && up == much);
+            assert!(stage.live.spliced() > MUCH as u64);
+        },
+        Pipes::default(),
+    );
+}
+
+#[test]
+fn without_pipes_bulk_is_copied() {
+    play(
+        |mut stage| async move {
+            let much = pattern(MUCH);
+            tokio::join!(send(&mut stage.client, &much), expect(&mut stage.upstream, &much));
+            assert_eq!((stage.live.spliced(), stage.live.sent()), (0, MUCH as u64));
+        },
+        Pipes::up_to(0),
+    );
+}
+
+/// Sends until nobody takes any more, which leaves the relay with a pipe full of bytes.
+async fn fill(socket: &mut TcpStream, bytes: &[u8]) -> usize {
+    let (mut sent, mut refusals) = (0, 0);
+    // One pause may be the machine's; several in a row are the reader's.
+    while refusals < 4 {
+        assert!(sent < bytes.len(), "the buffers on the way hold more than that");
+        match timeout(Duration::from_millis(50), socket.write(&bytes[sent..])).await {
+            Ok(accepted) => (sent, refusals) = (sent + accepted.unwrap(), 0),
+            Err(_) => refusals += 1,
+        }
+    }
+    sent
+}
+
+#[test]
+fn a_reader_that_stops_gets_what_the_pipe_held_and_the_rest_and_the_fin() {
+    play(
+        |mut stage| async move {
+            let much = pattern(16 * MUCH);
+            let sent = fill(&mut stage.upstream, &much).await;
+            assert_eq!(stage.pipes.lent(), 1, "the bytes wait in a pipe");
+            expect(&mut stage.client, &much[..sent / 2]).await;
+            send(&mut stage.upstream, &much[sent..sent + 1000]).await;
+            stage.upstream.shutdown().await.unwrap();
+            expect(&mut stage.client, &much[sent / 2..sent + 1000]).await;
+            assert_eq!(stage.client.read(&mut [0]).await.unwrap(), 0, "the FIN comes behind the last byte");
+            assert_eq!(stage.pipes.lent(), 0);
+            drop(stage.client);
+            assert_eq!(stage.relay.await.unwrap().reason, Reason::UpstreamClosed);
+        },
+        Pipes::default(),
+    );
+}
+
+#[test]
+fn single_bytes_behind_bulk_arrive_though_they_fill_a_pipe_s_slots() {
+    play(
+        |mut stage| async move {
+            let much = pattern(16 * MUCH);
+            let sent = fill(&mut stage.upstream, &much).await;
+            expect(&mut stage.client, &much[..sent]).await;
+            let (mut near, mut far) = (stage.upstream, stage.client);
+            let writer = spawn_local(async move {
+                for byte in pattern(2000) {
+                    near.write_all(&[byte]).await.unwrap();
+                }
+                near
+            });
+            expect(&mut far, &pattern(2000)).await;
+            drop(writer.await.unwrap());
+            assert_eq!(far.read(&mut [0]).await.unwrap(), 0);
+        },
+        Pipes::default(),
+    );
+}
+
+#[test]
+fn a_pipe_with_bytes_that_nobody_takes_is_closed_with_the_connection() {
+    play(
+        |mut stage| async move {
+            fill(&mut stage.upstream, &pattern(16 * MUCH)).await;
+            assert_eq!(stage.pipes.lent(), 1);
+            stage.client.set_zero_linger().unwrap();
+            drop(stage.client);
+            assert_eq!(stage.relay.await.unwrap().reason, Reason::ClientReset);
+            assert_eq!(stage.pipes.lent(), 0);
+            // It did not go back: the next one is new, and empty.
+            assert!(stage.pipes.lend().is_some_and(|pipe| pipe.is_empty()));
+            let mut rest = [0];
+            assert_eq!(stage.upstream.read(&mut rest).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        },
+        Pipes::default(),
+    );
+}
