@@ -23,10 +23,14 @@
 compile_error!("snigate runs on Linux only: it stands on SO_REUSEPORT, epoll and Linux's inherited socket options");
 
 pub mod config;
+pub mod connection;
 pub mod hello;
+pub mod listener;
 pub mod observe;
 pub mod outcome;
 pub mod relay;
 pub mod routing;
+pub mod server;
 pub mod server_name;
 pub mod upstream;
+pub mod worker;

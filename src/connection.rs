@@ -1,0 +1,194 @@
+//! The story of one connection, from accept to outcome: read the hello, decide, connect, replay, relay.
+
+mod read_hello;
+mod record;
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+
+use crate::config::{Listener, Reject};
+use crate::hello::alert::alert;
+use crate::observe::access_log::AccessLog;
+use crate::observe::live::LiveTable;
+use crate::outcome::{ClosedBy, Fault, Reason};
+use crate::relay::{End, Pipes, Relay, Scratch, close_gently, close_with_reset, send_then_close};
+use crate::routing::{Decision, Route};
+use crate::upstream::{self, Upstream, connect};
+use read_hello::read_hello;
+pub use record::Ids;
+use record::Record;
+
+/// What a worker lends its connections.
+pub struct Tools {
+    /// The running upstreams, as routes number them.
+    pub upstreams: Vec<Arc<Upstream>>,
+    /// The buffer that everything is read into.
+    pub scratch: Scratch,
+    /// Pipes for those that move bulk.
+    pub pipes: Pipes,
+    /// The connections open now.
+    pub live: Rc<LiveTable>,
+    /// Where ended connections are written down.
+    pub log: AccessLog,
+    /// Names connections.
+    pub ids: Ids,
+}
+
+/// Serves one client from accept to close. Never fails: how it ended is recorded.
+pub fn serve(
+    client: TcpStream,
+    source: SocketAddr,
+    listener: Arc<Listener>,
+    tools: Rc<Tools>,
+) -> impl Future<Output = ()> {
+    // Opened before the first poll: from accept on its time runs, and a stop finds it. Boxed: what only the beginning
+    // needs is given back before bytes flow, for the hours that they may.
+    let beginning = Box::pin(begin(client, Record::open(source, listener, tools)));
+    async move {
+        let (mut record, admitted) = beginning.await;
+        let end = match admitted {
+            Ok(admitted) => relay(admitted, &mut record).await,
+            Err(end) => end,
+        };
+        record.close(end);
+    }
+}
+
+/// Everything before bytes flow; who is not admitted, or comes while we stop, has been told so when this returns.
+async fn begin(mut client: TcpStream, mut record: Record) -> (Record, Result<Box<Admitted>, End>) {
+    let live = record.live().share();
+    let admitted = tokio::select! {
+        biased;
+        reason = live.stopped() => Err(Refusal::stopped(reason)),
+        admitted = admit(&mut client, &mut record) => admitted,
+    };
+    let admitted = match admitted {
+        Ok((route, upstream, replay)) => Ok(Box::new(Admitted { client, route, upstream, replay })),
+        Err(refusal) => Err(refuse(client, refusal, record.listener().reject).await),
+    };
+    (record, admitted)
+}
+
+/// A client whose route was found, and the connection made for it.
+struct Admitted {
+    client: TcpStream,
+    route: Arc<Route>,
+    upstream: upstream::Connection,
+    /// Everything read from the client so far: its hello, and what came along with it.
+    replay: Bytes,
+}
+
+/// Finds the client's route and reaches an endpoint. Nothing has been sent to either side when this returns.
+async fn admit(
+    client: &mut TcpStream,
+    record: &mut Record,
+) -> Result<(Arc<Route>, upstream::Connection, Bytes), Refusal> {
+    let (listener, tools) = (Arc::clone(record.listener()), Rc::clone(record.tools()));
+    let source = record.source().ip();
+    if !listener.sources.admits(source) {
+        return Err(Refusal::final_word(Reason::SourceDenied, None));
+    }
+    let (hello, replay) = read_hello(client, &listener, &tools.scratch, record.accepted()).await?;
+    record.heard(&hello, &replay);
+
+    let route = match listener.table.decide(&hello.server_name, &hello.alpn, source) {
+        Decision::Route(route) => Arc::clone(route),
+        Decision::Refuse(refusal) => {
+            return Err(Refusal::final_word(refusal.reason(), Some(alert(refusal.alert(), &replay))));
+        }
+    };
+    // A hostile hello is large, and the connect may take its time.
+    drop(hello);
+    let upstream = &tools.upstreams[route.upstream.0];
+    record.routed(&route, upstream);
+
+    let connected = tokio::select! {
+        connected = connect(upstream, record.accepted()) => connected.map_err(|error| Refusal::close(error.reason()))?,
+        // Its reset spares the upstream a connection that nobody waits for.
+        _ = client.ready(Interest::ERROR) => return Err(Refusal::close(Reason::ClientReset)),
+    };
+    record.connected(&connected);
+    Ok((route, connected, replay))
+}
+
+/// Replays the hello, then moves bytes both ways until the end.
+async fn relay(admitted: Box<Admitted>, record: &mut Record) -> End {
+    let (mut relay, lease) = {
+        let Admitted { client, route, upstream, replay } = *admitted;
+        record.relaying(&route);
+        (Relay::new(client, upstream.socket, replay), upstream.lease)
+    };
+    let end = relay.run(record.live(), &record.tools().scratch, &record.tools().pipes).await;
+    Box::pin(relay.finish()).await;
+    drop(lease);
+    end
+}
+
+/// Why a client is not served, and how it is told.
+struct Refusal {
+    end: End,
+    parting: Parting,
+}
+
+enum Parting {
+    /// No retry can mend it: said as the listener's `reject` has it, with the alert where there is one.
+    Final(Option<[u8; 7]>),
+    /// It may pass by itself (kubectl retries on a plain close and gives up on an alert), or nobody would understand.
+    Close,
+    /// We are stopping.
+    Gentle,
+}
+
+impl Refusal {
+    fn final_word(reason: Reason, alert: Option<[u8; 7]>) -> Self {
+        Self { end: End { reason, closed_by: ClosedBy::Snigate }, parting: Parting::Final(alert) }
+    }
+
+    fn close(reason: Reason) -> Self {
+        let closed_by = match reason {
+            Reason::ClientReset | Reason::PeerTimeout => ClosedBy::Client,
+            _ if reason.fault() == Fault::Upstream => ClosedBy::Upstream,
+            _ => ClosedBy::Snigate,
+        };
+        Self { end: End { reason, closed_by }, parting: Parting::Close }
+    }
+
+    fn closed_by_client(reason: Reason) -> Self {
+        Self { end: End { reason, closed_by: ClosedBy::Client }, parting: Parting::Close }
+    }
+
+    fn stopped(reason: Reason) -> Self {
+        Self { end: End { reason, closed_by: ClosedBy::Snigate }, parting: Parting::Gentle }
+    }
+}
+
+async fn refuse(client: TcpStream, refusal: Refusal, reject: Reject) -> End {
+    match (refusal.parting, reject) {
+        (Parting::Final(Some(alert)), Reject::Alert) => send_then_close(client, &alert).await,
+        (Parting::Final(_), Reject::Reset) => close_with_reset(client),
+        (Parting::Final(_) | Parting::Close, _) => send_then_close(client, b"").await,
+        (Parting::Gentle, _) => close_gently(client).await,
+    }
+    refusal.end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::live::Live;
+
+    /// What an idle connection costs besides its sockets: see that nothing large is kept across an await.
+    #[test]
+    fn a_connection_and_its_live_entry_stay_small() {
+        fn size_of_future<F>(_: fn(TcpStream, SocketAddr, Arc<Listener>, Rc<Tools>) -> F) -> usize {
+            size_of::<F>()
+        }
+        let sizes = (size_of_future(serve), size_of::<Live>());
+        assert!(sizes.0 + sizes.1 <= 512, "{sizes:?}");
+    }
+}

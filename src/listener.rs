@@ -1,0 +1,218 @@
+//! Listening sockets: their options, and the loop that accepts from one.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::config;
+use crate::connection::{self, Tools};
+
+/// Connections that may wait to be accepted, of each worker; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+/// An idle client is asked after 60 s and given up after six more silent 10 s.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(10), 6);
+/// The pause after the kernel ran short of something, doubled each time it still does.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// At most one line about failing accepts in this time.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Sees whether the address is free, before any of ours is bound.
+///
+/// # Errors
+/// When another process listens there: sharing the port with it, which SO_REUSEPORT would allow, loses connections to
+/// whichever of the two was meant to be gone.
+pub fn probe(listener: &config::Listener) -> io::Result<()> {
+    let wanted = listener.address.socket_addr();
+    // Without SO_REUSEPORT the kernel refuses an address on which anybody listens.
+    match socket(wanted, listener.v6_only).and_then(|socket| socket.bind(&wanted.into())) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(error),
+        // Whatever else is wrong is told by `bind`, which knows what to do about it.
+        _ => Ok(()),
+    }
+}
+
+/// Binds one listening socket for each worker to the address that `listener` names; with port 0 all to the one port
+/// that the kernel chose. Accepted sockets inherit the options set here.
+///
+/// # Errors
+/// When the address cannot be bound.
+pub fn bind(listener: &config::Listener, workers: usize) -> io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
+    let wanted = listener.address.socket_addr();
+    match bind_group(wanted, listener.v6_only, workers) {
+        // Hosts without IPv6 have no [::]; every address that there is still means all of IPv4.
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) && means_every_address(listener) => {
+            bind_group(SocketAddr::from((Ipv4Addr::UNSPECIFIED, wanted.port())), false, workers)
+        }
+        result => result,
+    }
+}
+
+fn means_every_address(listener: &config::Listener) -> bool {
+    listener.address.socket_addr().ip().is_unspecified() && !listener.v6_only
+}
+
+fn bind_group(
+    wanted: SocketAddr,
+    v6_only: bool,
+    workers: usize,
+) -> io::Result<(SocketAddr, Vec<std::net::TcpListener>)> {
+    let mut address = wanted;
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let socket = socket(address, v6_only)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let socket = std::net::TcpListener::from(socket);
+        address = socket.local_addr()?;
+        sockets.push(socket);
+    }
+    Ok((address, sockets))
+}
+
+fn socket(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    // Connections of a former process in TIME_WAIT are no reason not to start.
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(v6_only)?;
+    }
+    socket.set_tcp_nodelay(true)?;
+    let (idle, interval, retries) = KEEPALIVE;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries))?;
+    Ok(socket)
+}
+
+/// Accepts until the sender of `stop` is gone, each connection a task of this worker. Neither dies nor spins, whatever
+/// accept says.
+pub async fn accept(
+    socket: TcpListener,
+    listener: Arc<config::Listener>,
+    tools: Rc<Tools>,
+    mut stop: watch::Receiver<()>,
+) {
+    let mut trouble = Trouble::default();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            // Those who wait already come first: a socket that closes resets them.
+            accepted = socket.accept() => accepted,
+            _ = stop.changed() => return,
+        };
+        match accepted {
+            Ok((client, source)) => {
+                trouble.is_over();
+                let served = connection::serve(client, source, Arc::clone(&listener), Rc::clone(&tools));
+                tokio::task::spawn_local(served);
+            }
+            // accept(2): errors of the connection that was to be accepted, which is gone; the next one may be fine.
+            Err(error) if is_of_one_connection(&error) => {
+                tracing::debug!(listener = %listener.name, %error, "a connection was gone before it was accepted");
+            }
+            Err(error) => sleep(trouble.pause_for(&error, &listener.name)).await,
+        }
+    }
+}
+
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EINTR
+                | libc::EPERM
+                | libc::EPROTO
+                | libc::ENOPROTOOPT
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENONET
+                | libc::EOPNOTSUPP
+        )
+    )
+}
+
+/// Accepts that fail for want of descriptors or memory: when to try again, and when to complain.
+#[derive(Debug, Default)]
+struct Trouble {
+    pause: Duration,
+    complained: Option<Instant>,
+}
+
+impl Trouble {
+    fn pause_for(&mut self, error: &io::Error, listener: &str) -> Duration {
+        self.pause = (self.pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        let now = Instant::now();
+        if self.complained.is_none_or(|last| now - last >= COMPLAINT_INTERVAL) {
+            self.complained = Some(now);
+            tracing::error!(listener, %error, pause = ?self.pause, "cannot accept connections");
+        }
+        self.pause
+    }
+
+    fn is_over(&mut self) {
+        self.pause = Duration::ZERO;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use socket2::SockRef;
+
+    #[test]
+    fn accepted_sockets_inherit_what_the_listener_has() {
+        let yaml = "
+            listeners: [{ address: '127.0.0.1:0' }]
+            routes: [{ server_names: [a.test], upstream: up }]
+            upstreams: { up: { endpoints: ['127.0.0.1:1'] } }";
+        let config = config::Config::parse(yaml).unwrap();
+        let (address, group) = bind(&config.listeners[0], 1).unwrap();
+        let _client = std::net::TcpStream::connect(address).unwrap();
+        group[0].set_nonblocking(false).unwrap();
+        let (accepted, _) = group[0].accept().unwrap();
+        for socket in [SockRef::from(&group[0]), SockRef::from(&accepted)] {
+            assert!(socket.tcp_nodelay().unwrap());
+            assert!(socket.keepalive().unwrap());
+            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
+            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 6);
+            // It would throw away what is queued for a client that does not read.
+            assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+        }
+    }
+
+    #[test]
+    fn pauses_grow_to_a_second_and_start_anew() {
+        let error = io::Error::from_raw_os_error(libc::EMFILE);
+        let mut trouble = Trouble::default();
+        let pauses: Vec<_> = (0..9).map(|_| trouble.pause_for(&error, "test").as_millis()).collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        trouble.is_over();
+        assert_eq!(trouble.pause_for(&error, "test"), SHORTEST_PAUSE);
+    }
+
+    #[test]
+    fn only_errors_of_one_connection_need_no_pause() {
+        for (code, of_one) in [
+            (libc::ECONNABORTED, true),
+            (libc::EPERM, true),
+            (libc::EMFILE, false),
+            (libc::ENFILE, false),
+            (libc::ENOBUFS, false),
+            (libc::ENOMEM, false),
+            (libc::EBADF, false),
+        ] {
+            assert_eq!(is_of_one_connection(&io::Error::from_raw_os_error(code)), of_one, "{code}");
+        }
+    }
+}

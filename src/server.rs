@@ -1,0 +1,108 @@
+//! The process: a configuration becomes running upstreams and workers that accept.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use tokio::sync::watch;
+
+use crate::config::{self, Config};
+use crate::connection::Ids;
+use crate::listener;
+use crate::observe::access_log::AccessLog;
+use crate::upstream::Upstream;
+use crate::worker::{self, Equipment};
+
+/// A running gate.
+#[derive(Debug)]
+pub struct Server {
+    addresses: Vec<(Arc<str>, SocketAddr)>,
+    workers: Vec<JoinHandle<()>>,
+    /// The workers run for as long as it is there.
+    running: watch::Sender<()>,
+    log: AccessLog,
+}
+
+/// Why a gate could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A listener's address cannot be bound.
+    #[error("listener {listener}: cannot listen on {address}{}", remedy(source))]
+    Bind {
+        /// The listener's name.
+        listener: Arc<str>,
+        /// The address as configured.
+        address: SocketAddr,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A worker's thread or runtime cannot be made.
+    #[error("cannot start a worker")]
+    Worker(#[from] io::Error),
+}
+
+fn cannot_bind(listener: &config::Listener) -> impl FnOnce(io::Error) -> StartError {
+    let (listener, address) = (Arc::clone(&listener.name), listener.address.socket_addr());
+    move |source| StartError::Bind { listener, address, source }
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (another process listens there: `ss -tlnp` names it)",
+        io::ErrorKind::PermissionDenied => {
+            " (ports below 1024 need CAP_NET_BIND_SERVICE: `setcap cap_net_bind_service=+ep` on the binary, or root)"
+        }
+        io::ErrorKind::AddrNotAvailable => " (this host has no such address)",
+        _ => "",
+    }
+}
+
+impl Server {
+    /// Binds every listener for every worker, then starts the workers; returns when all of them accept.
+    ///
+    /// # Errors
+    /// When an address cannot be bound or a worker cannot start; nothing runs then.
+    pub fn start(config: &Config, log: AccessLog) -> Result<Self, StartError> {
+        let workers = config.workers.get();
+        let upstreams: Vec<_> = config.upstreams.iter().map(|upstream| Arc::new(Upstream::new(upstream))).collect();
+        let mut addresses = Vec::new();
+        let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
+        config.listeners.iter().try_for_each(|listener| listener::probe(listener).map_err(cannot_bind(listener)))?;
+        for listener in &config.listeners {
+            let (address, group) = listener::bind(listener, workers).map_err(cannot_bind(listener))?;
+            addresses.push((Arc::clone(&listener.name), address));
+            let listener = Arc::new(listener.clone());
+            for (own, socket) in sockets.iter_mut().zip(group) {
+                own.push((socket, Arc::clone(&listener)));
+            }
+        }
+        let mut server = Self { addresses, workers: Vec::with_capacity(workers), running: watch::Sender::new(()), log };
+        for (number, sockets) in sockets.into_iter().enumerate() {
+            let equipment = Equipment {
+                sockets,
+                upstreams: upstreams.clone(),
+                log: server.log.clone(),
+                ids: Ids::of_worker(number),
+            };
+            server.workers.push(worker::start(number, equipment, server.running.subscribe())?);
+        }
+        Ok(server)
+    }
+
+    /// Each listener's name and the address it really has: with port 0, the port that the kernel chose.
+    pub fn addresses(&self) -> &[(Arc<str>, SocketAddr)] {
+        &self.addresses
+    }
+
+    /// Stops accepting, ends what is open with the reason `drained`, and returns when all of it is closed and logged.
+    pub fn stop(self) {
+        drop(self.running);
+        for worker in self.workers {
+            if worker.join().is_err() {
+                tracing::error!("a worker ended by a panic");
+            }
+        }
+        self.log.flush();
+    }
+}
