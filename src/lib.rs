@@ -22,6 +22,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("snigate runs on Linux only: it stands on SO_REUSEPORT, epoll and Linux's inherited socket options");
 
+pub mod cli;
 pub mod config;
 pub mod connection;
 pub mod hello;

@@ -1,0 +1,113 @@
+//! `snigate run`: the gate itself, until it is told to stop.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::fmt;
+
+use super::STOPPED_SHORT;
+use crate::config::{Config, Log, LogFormat};
+use crate::observe::access_log::AccessLog;
+use crate::observe::lines::Lines;
+use crate::server::Server;
+
+/// Run the gate until SIGTERM or SIGINT
+///
+/// Each connection leaves a line in the access log on standard output when it ends; messages go to standard error. All
+/// listeners are bound before the first connection is accepted. SIGTERM or SIGINT stops accepting and ends what is open
+/// with a FIN to both sides; the same again stops at once.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = super::DEFAULT_CONFIG)]
+    config: PathBuf,
+}
+
+/// Runs until it is told to stop.
+///
+/// # Errors
+/// When the configuration is wrong, an address cannot be bound, or the process lacks what it needs to start.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&args.config)?;
+    let messages = start_messages(&config.log)?;
+    let code = serve(&config, &args.config);
+    messages.flush();
+    code
+}
+
+fn serve(config: &Config, path: &Path) -> anyhow::Result<ExitCode> {
+    for warning in &config.warnings {
+        tracing::warn!(config = %path.display(), "{warning}");
+    }
+    raise_descriptor_limit();
+    let log = match config.log.access {
+        true => AccessLog::new(config.log.format, io::stdout()).context("cannot start the access log")?,
+        false => AccessLog::off(),
+    };
+    let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut stop = control.block_on(async { StopSignals::install() })?;
+    let server = Server::start(config, log)?;
+    for (listener, address) in server.addresses() {
+        tracing::info!(%listener, %address, "listening");
+    }
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = config.workers, config = %path.display(), "ready");
+    let code = control.block_on(async {
+        // Not in the macro: it looks at its fields only if the level is on.
+        let signal = stop.next().await;
+        tracing::info!(signal, "stopping; a second signal stops at once");
+        let stopped = tokio::task::spawn_blocking(move || server.stop());
+        tokio::select! {
+            result = stopped => {
+                result.context("stopping failed")?;
+                tracing::info!("stopped");
+                Ok(ExitCode::SUCCESS)
+            }
+            _ = stop.next() => Ok(ExitCode::from(STOPPED_SHORT)),
+        }
+    });
+    // Does not wait for the stop that a second signal cut short.
+    control.shutdown_background();
+    code
+}
+
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn install() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// Starts the program's own log, written by a thread so that a slow standard error holds nobody up.
+fn start_messages(log: &Log) -> anyhow::Result<Lines> {
+    let lines = Lines::to(io::stderr()).context("cannot start the log")?;
+    let subscriber = fmt().with_max_level(log.level).with_ansi(false).with_writer(lines.clone());
+    match log.format {
+        LogFormat::Json => subscriber.json().flatten_event(true).with_target(false).init(),
+        LogFormat::Text => subscriber.with_target(false).init(),
+    }
+    Ok(lines)
+}
+
+/// Every connection takes two descriptors, and the customary soft limit of 1024 is for programs that use select(2).
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "cannot raise the limit of open files to its hard limit");
+    }
+}
