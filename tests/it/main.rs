@@ -1,0 +1,10 @@
+//! Everything that is tested from outside the library, in one binary: real sockets, real TLS, real tools.
+//!
+//! Rules of the house: no fixed ports, no bare sleeps (wait for a condition, with a deadline), no Internet. A test whose
+//! tool is missing says so and passes, unless `SNIGATE_REQUIRE_TOOLS=1`.
+
+#![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
+#![allow(unreachable_pub)] // in one binary `pub` means the same everywhere
+
+mod harness;
+mod support;

@@ -1,0 +1,102 @@
+//! A certificate authority for one test, and what it signs: as DER for rustls, as PEM files for openssl, curl and kubectl.
+
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+};
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tempfile::TempDir;
+
+/// A certificate authority; its files go when it is dropped.
+pub struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    certificate: CertificateDer<'static>,
+    folder: TempDir,
+}
+
+/// A certificate with its key, signed by an [`Authority`].
+#[derive(Debug)]
+pub struct Identity {
+    pub certificate: CertificateDer<'static>,
+    key: PrivatePkcs8KeyDer<'static>,
+    /// PEM of the certificate.
+    pub certificate_file: PathBuf,
+    /// PEM of the key.
+    pub key_file: PathBuf,
+}
+
+impl Authority {
+    pub fn new() -> Self {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "snigate test authority");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("ca.pem"), certificate.pem()).unwrap();
+        Self { certificate: certificate.der().clone(), issuer: Issuer::new(params, key), folder }
+    }
+
+    /// PEM of the authority's certificate.
+    pub fn file(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    /// Where the PEM files are, and further files of a test may be.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn roots(&self) -> Arc<RootCertStore> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.certificate.clone()).unwrap();
+        Arc::new(roots)
+    }
+
+    /// A server certificate for `names` (wildcards and IP addresses too); the first one names the files and the subject.
+    pub fn server(&self, names: &[&str]) -> Identity {
+        let sans: Vec<String> = names.iter().map(ToString::to_string).collect();
+        self.sign(names[0], CertificateParams::new(sans).unwrap(), ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    /// A client certificate whose subject is `CN=name, O=organisation`.
+    pub fn client(&self, name: &str, organisation: &str) -> Identity {
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::OrganizationName, organisation);
+        self.sign(name, params, ExtendedKeyUsagePurpose::ClientAuth)
+    }
+
+    fn sign(&self, name: &str, mut params: CertificateParams, usage: ExtendedKeyUsagePurpose) -> Identity {
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![usage];
+        params.use_authority_key_identifier_extension = true;
+        let key = KeyPair::generate().unwrap();
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let stem = name.replace(['*', '/', ':'], "_");
+        let certificate_file = self.folder.path().join(format!("{stem}.pem"));
+        let key_file = self.folder.path().join(format!("{stem}.key"));
+        fs::write(&certificate_file, certificate.pem()).unwrap();
+        fs::write(&key_file, key.serialize_pem()).unwrap();
+        Identity {
+            certificate: certificate.der().clone(),
+            key: PrivatePkcs8KeyDer::from(key.serialize_der()),
+            certificate_file,
+            key_file,
+        }
+    }
+}
+
+impl Identity {
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![self.certificate.clone()]
+    }
+
+    pub fn key(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::Pkcs8(self.key.clone_key())
+    }
+}

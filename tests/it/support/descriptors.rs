@@ -1,0 +1,59 @@
+//! What a process holds, as /proc tells: after a test its sockets must be as many as before.
+//!
+//! Tests share one process and run side by side, so only the count of a child process is exact: these take its id.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+/// The number of sockets that process `pid` has open.
+pub fn sockets(pid: u32) -> usize {
+    inodes(pid).len()
+}
+
+/// Waits until process `pid` has exactly `baseline` sockets again.
+pub fn wait_for_baseline(pid: u32, baseline: usize) {
+    let mut last = 0;
+    super::wait_until(&format!("process {pid} is back to {baseline} sockets"), || {
+        let now = sockets(pid);
+        if now != last {
+            eprintln!("process {pid}: {now} sockets, {baseline} at the beginning");
+            last = now;
+        }
+        now == baseline
+    });
+}
+
+/// The IPv4 address on which process `pid` listens.
+pub fn listening(pid: u32) -> Option<SocketAddr> {
+    let own = inodes(pid);
+    let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).ok()?;
+    table.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        // 0A is LISTEN; the tenth field is the inode.
+        let inode = format!("socket:[{}]", fields.get(9)?);
+        if fields.get(3) != Some(&"0A") || !own.contains(&inode) {
+            return None;
+        }
+        let (address, port) = fields.get(1)?.split_once(':')?;
+        // The kernel prints the address as a number of the host's byte order.
+        let address = u32::from_str_radix(address, 16).ok()?.to_ne_bytes();
+        Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::from(address)), u16::from_str_radix(port, 16).ok()?))
+    })
+}
+
+fn inodes(pid: u32) -> Vec<String> {
+    let folder = format!("/proc/{pid}/fd");
+    fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("{folder}: {error}"))
+        // A descriptor may be closed between the listing and the look at it.
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()?.into_os_string().into_string().ok())
+        .filter(|target| target.starts_with("socket:"))
+        .collect()
+}
+
+/// The bytes of memory that process `pid` has in use.
+pub fn memory(pid: u32) -> usize {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    1024 * line.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap()
+}

@@ -1,0 +1,247 @@
+//! A running gate: in this process, or as the `snigate` command in a process of its own.
+
+use super::tools::{self, Run};
+use super::{descriptors, wait_for, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use snigate::config::{Config, LogFormat};
+use snigate::observe::access_log::AccessLog;
+use snigate::server::Server;
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::{fmt, fs, thread};
+use tempfile::TempDir;
+
+/// A configuration with one listener on a free port of 127.0.0.1 and one route a server name. Hellos may take their time,
+/// since a busy machine may too.
+pub fn routing<N: fmt::Display>(routes: impl IntoIterator<Item = (N, SocketAddr)>) -> String {
+    let mut yaml = String::from("listeners: [{ address: \"127.0.0.1:0\", name: gate, client_hello_timeout: 60s }]\n");
+    let (mut table, mut upstreams) = (String::from("routes:\n"), String::from("upstreams:\n"));
+    for (index, (name, address)) in routes.into_iter().enumerate() {
+        table.push_str(&format!("  - {{ server_names: [\"{name}\"], upstream: up{index} }}\n"));
+        upstreams.push_str(&format!("  up{index}: {{ endpoints: [\"{address}\"] }}\n"));
+    }
+    yaml.push_str(&table);
+    yaml.push_str(&upstreams);
+    yaml
+}
+
+/// Whole lines, in the order in which their ends were written.
+#[derive(Clone, Default)]
+pub struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    /// Every whole line so far.
+    pub fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Waits for line number `index` (from 0).
+    pub fn line(&self, index: usize) -> String {
+        wait_for(&format!("line {index}"), || self.0.lock().unwrap().get(index).cloned())
+    }
+
+    /// Waits for the first line that is wanted.
+    pub fn wait(&self, what: &str, wanted: impl Fn(&str) -> bool) -> String {
+        wait_for(&format!("a line: {what}"), || self.0.lock().unwrap().iter().find(|line| wanted(line)).cloned())
+    }
+
+    /// An entry for one source of bytes.
+    pub fn entry(&self) -> LineEntry {
+        LineEntry { begun: Vec::new(), lines: self.clone() }
+    }
+
+    /// Takes over everything that comes from `source`.
+    pub fn fill(&self, mut source: impl Read + Send + 'static) {
+        let mut entry = self.entry();
+        thread::spawn(move || io::copy(&mut source, &mut entry));
+    }
+}
+
+/// Where one source's bytes become lines.
+pub struct LineEntry {
+    /// What came after the last line's end. Each source has its own: two may be in the middle of a line.
+    begun: Vec<u8>,
+    lines: Lines,
+}
+
+impl Write for LineEntry {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for part in bytes.split_inclusive(|&byte| byte == b'\n') {
+            match part.strip_suffix(b"\n") {
+                None => self.begun.extend_from_slice(part),
+                Some(end) => {
+                    let line = [&std::mem::take(&mut self.begun), end].concat();
+                    self.lines.0.lock().unwrap().push(String::from_utf8(line).unwrap());
+                }
+            }
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The access log of a gate, as JSON.
+#[derive(Clone, Default)]
+pub struct Log(Lines);
+
+impl Log {
+    /// Every line so far, in the order in which the connections ended.
+    pub fn all(&self) -> Vec<Value> {
+        self.0.all().iter().map(|line| parse(line)).collect()
+    }
+
+    /// How many lines there are.
+    pub fn count(&self) -> usize {
+        self.0.0.lock().unwrap().len()
+    }
+
+    /// Waits for line number `index` (from 0).
+    pub fn line(&self, index: usize) -> Value {
+        parse(&self.0.line(index))
+    }
+
+    /// Waits for the line of the connection whose client is `source`. Not for tests with hundreds of connections: the
+    /// kernel gives a client's port out again.
+    pub fn line_of(&self, source: SocketAddr) -> Value {
+        let field = format!("\"source\":\"{source}\"");
+        let line = self.0.wait(&field, |line| line.contains(&field));
+        parse(&line)
+    }
+}
+
+fn parse(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+}
+
+/// A gate in this process; it stops when dropped.
+pub struct Gate {
+    server: Option<Server>,
+    addresses: Vec<(Arc<str>, SocketAddr)>,
+    pub log: Log,
+}
+
+impl Gate {
+    /// Starts with this configuration.
+    pub fn start(yaml: &str) -> Self {
+        let config = Config::parse(yaml).unwrap_or_else(|mistakes| panic!("{mistakes}\n{yaml}"));
+        let log = Log::default();
+        let server = Server::start(&config, AccessLog::new(LogFormat::Json, log.0.entry()).unwrap()).unwrap();
+        Self { addresses: server.addresses().to_vec(), server: Some(server), log }
+    }
+
+    /// The address of the first listener.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0].1
+    }
+
+    /// The address of the listener with this name.
+    pub fn address_of(&self, listener: &str) -> SocketAddr {
+        self.addresses.iter().find(|(name, _)| &**name == listener).unwrap().1
+    }
+
+    /// Stops, and waits for it.
+    pub fn stop(&mut self) {
+        if let Some(server) = self.server.take() {
+            server.stop();
+        }
+    }
+}
+
+impl Drop for Gate {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// `snigate run` in a process of its own, so that what it holds can be counted; killed when dropped.
+pub struct GateProcess {
+    child: Child,
+    address: SocketAddr,
+    /// Everything it prints.
+    pub lines: Lines,
+    _folder: TempDir,
+}
+
+impl GateProcess {
+    /// Starts with this configuration of one listener; returns when it has all it needs at rest, accepts and can be
+    /// stopped.
+    pub fn start(yaml: &str) -> Self {
+        let mut gate = Self::start_unread(yaml);
+        gate.lines.fill(gate.child.stdout.take().unwrap());
+        gate
+    }
+
+    /// The same, but nobody reads its standard output, and so its access log.
+    pub fn start_unread(yaml: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = command(&folder, yaml).spawn().unwrap();
+        let lines = Lines::default();
+        lines.fill(child.stderr.take().unwrap());
+        wait_until("the gate's process is ready", || {
+            if let Some(status) = child.try_wait().unwrap() {
+                panic!("it ended with {status}: {:?}", lines.all());
+            }
+            lines.all().iter().any(|line| is_ready(line))
+        });
+        let address = descriptors::listening(child.id()).unwrap();
+        Self { child, address, lines, _folder: folder }
+    }
+
+    /// Runs one that is expected to end by itself.
+    pub fn run(yaml: &str) -> Run {
+        let folder = tempfile::tempdir().unwrap();
+        tools::run(&mut command(&folder, yaml), "")
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The lines of the access log so far.
+    pub fn log(&self) -> Vec<Value> {
+        let lines = self.lines.all();
+        lines.iter().filter(|line| line.contains("\"hello_bytes\":")).map(|line| parse(line)).collect()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Sends a signal and waits for the end.
+    pub fn stop(&mut self, signal: Signal) -> ExitStatus {
+        self.signal(signal);
+        tools::wait_for_exit(&mut self.child).expect("it ends when it is told to")
+    }
+}
+
+fn command(folder: &TempDir, yaml: &str) -> Command {
+    let config = folder.path().join("snigate.yaml");
+    fs::write(&config, yaml).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
+    command.arg("run").arg("--config").arg(config).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// The message that comes after everything was started, in either form of the log.
+fn is_ready(line: &str) -> bool {
+    line.contains(r#""message":"ready""#) || line.contains(" ready version=")
+}
+
+impl Drop for GateProcess {
+    fn drop(&mut self) {
+        // Fails when it has ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
