@@ -6,5 +6,8 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 #![allow(unreachable_pub)] // in one binary `pub` means the same everywhere
 
+mod corpus;
+mod corpus_gate;
 mod harness;
+mod hello;
 mod support;
