@@ -8,6 +8,10 @@
 
 mod corpus;
 mod corpus_gate;
+mod curl;
+mod demo;
 mod harness;
 mod hello;
+mod openssl;
 mod support;
+mod tls;
