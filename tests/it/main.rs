@@ -12,6 +12,7 @@ mod curl;
 mod demo;
 mod harness;
 mod hello;
+mod kubectl;
 mod openssl;
 mod support;
 mod tls;
