@@ -6,17 +6,24 @@
 #![allow(clippy::unwrap_used)] // a failed unwrap is a failed test
 #![allow(unreachable_pub)] // in one binary `pub` means the same everywhere
 
+mod access_log;
+mod addresses;
+mod cli;
 mod corpus;
 mod corpus_gate;
 mod curl;
 mod demo;
 mod descriptors;
+mod exhaustion;
 mod half_close;
 mod harness;
 mod hello;
 mod kubectl;
+mod listeners;
 mod openssl;
+mod refusals;
 mod resets;
+mod spreading;
 mod stopping;
 mod support;
 mod tls;
