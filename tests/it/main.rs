@@ -21,6 +21,7 @@ mod hello;
 mod kubectl;
 mod listeners;
 mod openssl;
+mod peers;
 mod refusals;
 mod resets;
 mod spreading;
