@@ -1,0 +1,142 @@
+//! What the documents say of tests and commands is so.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use serde_json::Value;
+use snigate::config::Config;
+use snigate::outcome::Reason;
+
+use crate::support::gate::{Gate, routing};
+use crate::support::hello::hello;
+use crate::support::tcp::{self, Upstream};
+
+/// A file of the package.
+fn read(path: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
+    fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Every test below `folder` as `module::name`, where the module is the file's name, or its folder's for `mod.rs` and
+/// `tests.rs`.
+fn tests_below(folder: &Path, found: &mut BTreeSet<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            tests_below(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let owner =
+                if path.ends_with("mod.rs") || path.ends_with("tests.rs") { path.parent().unwrap() } else { &path };
+            let module = owner.file_stem().unwrap().to_str().unwrap();
+            let source = fs::read_to_string(&path).unwrap();
+            found.extend(tests_in(&source).map(|name| format!("{module}::{name}")));
+        }
+    }
+}
+
+/// The names of the functions that an attribute marks as tests.
+fn tests_in(source: &str) -> impl Iterator<Item = &str> {
+    let mut marked = false;
+    source.lines().map(str::trim).filter_map(move |line| {
+        if line.starts_with("#[") {
+            marked |= line.starts_with("#[test]") || line.starts_with("#[tokio::test");
+            return None;
+        }
+        let (_, rest) = line.split_once("fn ").filter(|_| std::mem::take(&mut marked))?;
+        rest.split('(').next()
+    })
+}
+
+/// The words in backticks that look like `module::test`.
+fn tests_named_in(document: &str) -> Vec<&str> {
+    let word = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_lowercase() || b"_0123456789".contains(&byte))
+    };
+    let is_test = |text: &&str| text.split_once("::").is_some_and(|(module, name)| word(module) && word(name));
+    document.split('`').skip(1).step_by(2).filter(is_test).collect()
+}
+
+#[test]
+fn every_test_that_security_md_names_exists() {
+    let mut tests = BTreeSet::new();
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests_below(&package.join("src"), &mut tests);
+    tests_below(&package.join("tests"), &mut tests);
+    assert!(tests.contains("docs::every_test_that_security_md_names_exists"), "{tests:#?}");
+    let security = read("SECURITY.md");
+    let missing: Vec<_> = tests_named_in(&security).into_iter().filter(|name| !tests.contains(*name)).collect();
+    assert!(missing.is_empty(), "SECURITY.md names tests that do not exist: {missing:#?}");
+}
+
+#[test]
+fn every_promise_in_security_md_has_tests_or_says_what_is_missing() {
+    let security = read("SECURITY.md");
+    let promises: Vec<_> = security.split("\n### ").skip(1).map(|part| part.split("\n## ").next().unwrap()).collect();
+    assert_eq!(promises.len(), 7);
+    for promise in promises {
+        assert!(!tests_named_in(promise).is_empty() || promise.contains("Not there yet"), "{promise}");
+    }
+}
+
+/// The fenced blocks of a document in one language.
+fn blocks<'a>(document: &'a str, language: &str) -> Vec<&'a str> {
+    let fence = format!("```{language}\n");
+    document.split(&fence).skip(1).map(|rest| rest.split("```").next().unwrap()).collect()
+}
+
+#[test]
+fn the_readme_s_two_commands_are_those_that_ci_runs() {
+    let readme = read("README.md");
+    let (_, section) = readme.split_once("\n## Try it\n").expect("README.md has a section \"Try it\"");
+    let section = section.split("\n## ").next().unwrap();
+    assert_eq!(blocks(section, "sh"), ["cargo run --release -- demo\n", "cargo test\n"]);
+    let ci = read(".ci/run");
+    for taken_over in ["readme_command 'cargo test'", "readme_command 'cargo run'"] {
+        assert!(ci.contains(taken_over), ".ci/run takes {taken_over} from README.md");
+    }
+}
+
+#[test]
+fn the_readme_s_configuration_loads_and_says_the_defaults() {
+    let readme = read("README.md");
+    let configurations: Vec<_> =
+        blocks(&readme, "yaml").into_iter().filter(|block| block.contains("listeners:")).collect();
+    assert_eq!(configurations.len(), 1);
+    let config = Config::parse(configurations[0]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert_eq!(config.warnings, []);
+    // Whatever a comment calls a default must be one: without those keys nothing changes.
+    let is_default =
+        |line: &&str| line.contains("# default;") || line.contains("# default\n") || line.ends_with("# default");
+    let shorter: String =
+        configurations[0].lines().filter(|line| !is_default(line)).flat_map(|line| [line, "\n"]).collect();
+    assert!(shorter.len() < configurations[0].len());
+    assert_eq!(Config::parse(&shorter).unwrap().to_string(), config.to_string());
+}
+
+#[test]
+fn the_readme_s_log_line_has_the_fields_that_lines_have() {
+    let readme = read("README.md");
+    let line: Value = serde_json::from_str(blocks(&readme, "json")[0].trim()).unwrap();
+    let upstream = Upstream::answering(hello("a.test").len(), "answer");
+    let gate = Gate::start(&routing([("a.test", upstream.address())]));
+    let mut client = tcp::connect(gate.address());
+    client.write_all(&hello("a.test")).unwrap();
+    tcp::read_to_end(&mut client);
+    drop(client);
+    let fields = |line: &Value| line.as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+    assert_eq!(fields(&line), fields(&gate.log.line(0)));
+    for field in fields(&line) {
+        assert!(readme.contains(&format!("`{field}`")), "README.md does not explain {field}");
+    }
+}
+
+#[test]
+fn the_readme_lists_every_reason_and_no_other() {
+    let readme = read("README.md");
+    let (_, list) = readme.split_once("Reasons are a closed list:").unwrap();
+    let list = list.split("\n## ").next().unwrap();
+    let listed: BTreeSet<_> = list.split('`').skip(1).step_by(2).collect();
+    assert_eq!(listed, Reason::ALL.iter().map(|reason| reason.label()).collect());
+}
