@@ -26,6 +26,8 @@ pub struct Live {
     spliced: Cell<u64>,
     limits: Cell<SilenceLimits>,
     half_closed: Cell<bool>,
+    /// Set by the sweep: see whether a half-closed side was reset.
+    look: Cell<bool>,
     stop: Cell<Option<Reason>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -81,6 +83,11 @@ impl Live {
         self.last_byte.set(self.clock.get());
     }
 
+    /// Whether a tick has passed since this was asked, with one side half-closed.
+    pub fn is_to_look(&self) -> bool {
+        self.look.take()
+    }
+
     /// Tells the connection to end for a reason of ours; the first reason stands.
     pub fn stop(&self, reason: Reason) {
         if self.stop.get().is_none() {
@@ -126,6 +133,7 @@ impl Live {
                 self.stop(Reason::HalfCloseTimeout);
             } else {
                 // Nobody reads a half-closed side any more, so its reset has to be looked for.
+                self.look.set(true);
                 self.wake();
             }
         } else if silent > limits.idle {
@@ -159,6 +167,7 @@ impl LiveTable {
             spliced: Cell::new(0),
             limits: Cell::new(SilenceLimits { idle: u32::MAX, half_closed: u32::MAX }),
             half_closed: Cell::new(false),
+            look: Cell::new(false),
             stop: Cell::new(self.stop.get()),
             waker: RefCell::new(None),
         });

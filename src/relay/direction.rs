@@ -34,6 +34,8 @@ pub(super) struct Turn<'t, 'cx> {
     pub(super) buffer: &'t mut [u8],
     pub(super) pipes: &'t Pipes,
     pub(super) live: &'t Live,
+    /// The other direction is done: when this one is, both sockets are closed, and that says FIN as well.
+    pub(super) close_follows: bool,
 }
 
 /// The bytes under way from one side to the other, and how far the way has come.
@@ -176,8 +178,10 @@ impl Direction {
     fn pass_fin_on(&mut self, to: &mut TcpStream, turn: &mut Turn<'_, '_>) {
         if self.stage == Stage::Reading {
             self.saw_fin = true;
-            // ENOTCONN: the other side has broken off; its own direction learns that from its read.
-            let _ = Pin::new(to).poll_shutdown(turn.cx);
+            if !turn.close_follows {
+                // ENOTCONN: the other side has broken off; its own direction learns that from its read.
+                let _ = Pin::new(to).poll_shutdown(turn.cx);
+            }
         }
         self.stage = Stage::Done;
     }

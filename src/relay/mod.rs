@@ -109,13 +109,17 @@ impl Relay {
             return Poll::Ready(self.broken.map_or(stopped, End::by));
         }
         scratch.lend(|buffer| {
-            let turn = &mut Turn { cx, buffer, pipes, live };
+            let close_follows = self.received.is_done();
+            let turn = &mut Turn { cx, buffer, pipes, live, close_follows };
             let step = self.sent.poll(&mut self.client, &mut self.upstream, turn);
             self.note(Side::Client, step, turn.cx, live);
+            turn.close_follows = self.sent.is_done();
             let step = self.received.poll(&mut self.upstream, &mut self.client, turn);
             self.note(Side::Upstream, step, turn.cx, live);
         });
-        if let Some((side, error)) = self.silent_reset() {
+        if live.is_to_look()
+            && let Some((side, error)) = self.silent_reset()
+        {
             self.break_off(side, &error, cx, live);
         }
         self.end()
@@ -135,7 +139,7 @@ impl Relay {
     }
 
     /// A side that sent its FIN is not read any more, so its reset shows only in the socket's error. The worker's sweep
-    /// wakes half-closed connections so that this is seen even when the other side is silent.
+    /// has half-closed connections look, so that it is seen even when the other side is silent.
     fn silent_reset(&self) -> Option<(Side, io::Error)> {
         let half_closed = |out: &Direction, into: &Direction| out.saw_fin() && !into.is_done();
         let (side, socket) = match self.broken {
