@@ -139,6 +139,7 @@ fn stopping_closes_with_a_fin_to_both_while_bytes_still_come() {
     client.write_all(&hello("a.test")).unwrap();
     let (mut upstream, _) = relaying.accept().unwrap();
     tcp::read_exactly(&mut upstream, hello("a.test").len());
+    [&client, &upstream].into_iter().for_each(tcp::keep_little);
     tcp::pour_until_blocked(&mut [&mut client, &mut upstream]);
     // While it connects, the gate does not read what comes behind the hello.
     let mut waiting = tcp::connect(gate.address());

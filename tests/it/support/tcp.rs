@@ -311,6 +311,11 @@ fn pattern_from(start: usize, count: usize) -> Vec<u8> {
     bytes.split_off(skipped)
 }
 
+/// Lets this end's kernel keep little that the other end's does not take: less is under way when nobody takes any more.
+pub fn keep_little(stream: &TcpStream) {
+    SockRef::from(stream).set_send_buffer_size(64 * 1024).unwrap();
+}
+
 /// Sends the [`pattern`] on each stream until none takes any more, and says how much each took.
 pub fn pour_until_blocked(streams: &mut [&mut TcpStream]) -> Vec<usize> {
     /// So often in a row, a millisecond apart, no stream must take a byte.
