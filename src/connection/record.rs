@@ -217,8 +217,9 @@ impl Record {
 
 impl Drop for Record {
     fn drop(&mut self) {
-        // Without an end it was cut short: by our stop, or else by a panic.
-        let reason = self.live.stop_reason().unwrap_or(Reason::Internal);
+        // Without an end it was cut short: by a panic, or by our stop.
+        let stopped = self.live.stop_reason().filter(|_| !std::thread::panicking());
+        let reason = stopped.unwrap_or(Reason::Internal);
         let end = self.end.unwrap_or(End { reason, closed_by: ClosedBy::Snigate });
         let id = self.tools.ids.name(self.number);
         self.tell(&id, end);
