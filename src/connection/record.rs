@@ -21,9 +21,8 @@ use crate::upstream::{Connection, Upstream};
 /// Names connections: unique on this host, also across restarts.
 #[derive(Debug)]
 pub struct Ids {
-    /// Microseconds since the epoch when the worker started.
-    start: u128,
-    worker: usize,
+    /// What the names of one worker begin with: when it started, in microseconds since the epoch, and its number.
+    prefix: String,
     next: Cell<u64>,
 }
 
@@ -31,7 +30,7 @@ impl Ids {
     /// The names that one worker gives.
     pub fn of_worker(worker: usize) -> Self {
         let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_micros();
-        Self { start, worker, next: Cell::new(0) }
+        Self { prefix: format!("{start:x}-{worker:x}-"), next: Cell::new(0) }
     }
 
     fn next(&self) -> u64 {
@@ -41,7 +40,7 @@ impl Ids {
     }
 
     fn name(&self, number: u64) -> String {
-        format!("{:x}-{:x}-{number:x}", self.start, self.worker)
+        format!("{}{number:x}", self.prefix)
     }
 }
 
@@ -175,7 +174,7 @@ impl Record {
         let routed = self.routed.as_deref();
         let connected = routed.and_then(|routed| routed.connected.as_ref());
         Line {
-            time: humantime::format_rfc3339_millis(SystemTime::now()).to_string(),
+            time: SystemTime::now(),
             id,
             source: self.source,
             listener: &self.listener.name,
@@ -189,8 +188,8 @@ impl Record {
             upstream: routed.map(|routed| &*routed.upstream),
             endpoint: connected.map(|connected| connected.endpoint),
             local_port: connected.and_then(|connected| connected.local_port),
-            connect_ms: connected.map(|connected| milliseconds(connected.took)),
-            duration_ms: milliseconds(self.accepted.elapsed()),
+            connect: connected.map(|connected| connected.took),
+            duration: self.accepted.elapsed(),
             sent: self.live.sent(),
             received: self.live.received(),
             phase: self.phase.label(),
@@ -227,11 +226,6 @@ impl Drop for Record {
             self.tools.log.write(&self.line(&id, end));
         }
     }
-}
-
-/// To the microsecond: more digits would only look exact.
-fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
 fn hint(reason: Reason) -> Option<&'static str> {
@@ -280,7 +274,7 @@ mod tests {
             pipes: Pipes::default(),
             live: Rc::new(LiveTable::default()),
             log: AccessLog::new(LogFormat::Json, memory.clone()).unwrap(),
-            ids: Ids { start: 0xa, worker: 0xb, next: Cell::new(0) },
+            ids: Ids { prefix: "a-b-".into(), next: Cell::new(0) },
         })
     }
 

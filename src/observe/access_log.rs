@@ -2,9 +2,9 @@
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::time::{Duration, SystemTime};
 
-use serde::Serialize;
-
+use super::fields::Fields;
 use super::lines::Lines;
 use crate::config::LogFormat;
 
@@ -39,7 +39,7 @@ impl AccessLog {
     /// Writes one line. Never waits.
     pub fn write(&self, line: &Line<'_>) {
         if let Some((format, lines)) = &self.place {
-            lines.push(line.render(*format));
+            lines.push(&line.render(*format));
         }
     }
 
@@ -52,10 +52,10 @@ impl AccessLog {
 }
 
 /// What is told about one connection. Text that a client chose is escaped and cut before it comes here.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub struct Line<'a> {
     /// When the line was written: the end of the connection, RFC 3339 in UTC.
-    pub time: String,
+    pub time: SystemTime,
     /// Unique on this host, across restarts too.
     pub id: &'a str,
     /// The client's address, canonical (never v4-mapped).
@@ -83,9 +83,9 @@ pub struct Line<'a> {
     /// Our own port of that connection.
     pub local_port: Option<u16>,
     /// From the decision to the established connection, failed attempts included.
-    pub connect_ms: Option<f64>,
+    pub connect: Option<Duration>,
     /// From accept to the end.
-    pub duration_ms: f64,
+    pub duration: Duration,
     /// Bytes delivered to the upstream.
     pub sent: u64,
     /// Bytes delivered to the client.
@@ -97,40 +97,38 @@ pub struct Line<'a> {
     /// Who ended it.
     pub closed_by: &'static str,
     /// What the operator or the client can do about it, where that is known.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<&'static str>,
 }
 
 impl Line<'_> {
     fn render(&self, format: LogFormat) -> Vec<u8> {
-        let mut line = match format {
-            LogFormat::Json => serde_json::to_vec(self).unwrap_or_default(),
-            LogFormat::Text => self.as_text(),
-        };
-        line.push(b'\n');
-        line
-    }
-
-    /// The same fields as `key=value`, without those that have none; text stays quoted as in JSON where it must.
-    fn as_text(&self) -> Vec<u8> {
-        let mut text = Vec::with_capacity(512);
-        let Ok(serde_json::Value::Object(fields)) = serde_json::to_value(self) else {
-            return text;
-        };
-        for (key, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
-            let gap = if text.is_empty() { "" } else { " " };
-            let written = match value.as_str() {
-                Some(plain) if is_plain(plain) => write!(text, "{gap}{key}={plain}"),
-                _ => write!(text, "{gap}{key}={value}"),
-            };
-            debug_assert!(written.is_ok(), "a vector takes every write");
+        let mut fields = Fields::new(format);
+        fields.word("time", Some(humantime::format_rfc3339_millis(self.time)));
+        fields.word("id", Some(self.id));
+        fields.word("source", Some(self.source));
+        fields.text("listener", Some(self.listener));
+        fields.text("server_name", self.server_name);
+        fields.text("alpn", self.alpn);
+        fields.text("ja4", self.ja4);
+        fields.value("ech", self.ech);
+        fields.value("hello_bytes", self.hello_bytes);
+        fields.value("hello_records", self.hello_records);
+        fields.text("route", self.route);
+        fields.text("upstream", self.upstream);
+        fields.word("endpoint", self.endpoint);
+        fields.value("local_port", self.local_port);
+        fields.milliseconds("connect_ms", self.connect);
+        fields.milliseconds("duration_ms", Some(self.duration));
+        fields.value("sent", Some(self.sent));
+        fields.value("received", Some(self.received));
+        fields.word("phase", Some(self.phase));
+        fields.word("reason", Some(self.reason));
+        fields.word("closed_by", Some(self.closed_by));
+        if self.hint.is_some() {
+            fields.text("hint", self.hint);
         }
-        text
+        fields.finish()
     }
-}
-
-fn is_plain(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'"' | b'=' | b'\\'))
 }
 
 /// Client-chosen bytes as printable ASCII of bounded length.
@@ -149,7 +147,7 @@ mod tests {
 
     fn line() -> Line<'static> {
         Line {
-            time: "2026-01-02T03:04:05.678Z".into(),
+            time: humantime::parse_rfc3339("2026-01-02T03:04:05.678Z").unwrap(),
             id: "1-2-3",
             source: "192.0.2.1:5000".parse().unwrap(),
             listener: "kube",
@@ -163,8 +161,8 @@ mod tests {
             upstream: None,
             endpoint: None,
             local_port: None,
-            connect_ms: None,
-            duration_ms: 1.5,
+            connect: None,
+            duration: Duration::from_micros(1500),
             sent: 0,
             received: 0,
             phase: "hello",
