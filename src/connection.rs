@@ -83,6 +83,16 @@ struct Admitted {
     replay: Bytes,
 }
 
+impl Admitted {
+    /// What relays it, and the upstream's lease to keep meanwhile.
+    #[allow(clippy::boxed_local)] // so that the box ends here, not after hours of silence
+    fn start(self: Box<Self>, record: &mut Record) -> (Relay, upstream::Lease) {
+        let Self { client, route, upstream, replay } = *self;
+        record.relaying(&route);
+        (Relay::new(client, upstream.socket, replay), upstream.lease)
+    }
+}
+
 /// Finds the client's route and reaches an endpoint. Nothing has been sent to either side when this returns.
 async fn admit(
     client: &mut TcpStream,
@@ -105,7 +115,7 @@ async fn admit(
     // A hostile hello is large, and the connect may take its time.
     drop(hello);
     let upstream = &tools.upstreams[route.upstream.0];
-    record.routed(&route, upstream);
+    record.routed(&route);
 
     let connected = tokio::select! {
         connected = connect(upstream, record.accepted()) => connected.map_err(|error| Refusal::close(error.reason()))?,
@@ -118,11 +128,7 @@ async fn admit(
 
 /// Replays the hello, then moves bytes both ways until the end.
 async fn relay(admitted: Box<Admitted>, record: &mut Record) -> End {
-    let (mut relay, lease) = {
-        let Admitted { client, route, upstream, replay } = *admitted;
-        record.relaying(&route);
-        (Relay::new(client, upstream.socket, replay), upstream.lease)
-    };
+    let (mut relay, lease) = admitted.start(record);
     let end = relay.run(record.live(), &record.tools().scratch, &record.tools().pipes).await;
     Box::pin(relay.finish()).await;
     drop(lease);

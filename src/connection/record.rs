@@ -1,7 +1,7 @@
 //! What is remembered of a connection while it lives, and written down when it has ended.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,7 +16,7 @@ use crate::observe::live::LiveEntry;
 use crate::outcome::{ClosedBy, Fault, Phase, Reason};
 use crate::relay::End;
 use crate::routing::Route;
-use crate::upstream::{Connection, Upstream};
+use crate::upstream::Connection;
 
 /// Names connections: unique on this host, also across restarts.
 #[derive(Debug)]
@@ -52,34 +52,64 @@ pub(super) struct Record {
     live: LiveEntry,
     number: u64,
     accepted: Instant,
-    source: SocketAddr,
+    /// Address and port: a `SocketAddr` is half as large again.
+    source: (IpAddr, u16),
     phase: Phase,
-    hello: Option<Box<Heard>>,
-    routed: Option<Box<Routed>>,
+    story: Option<Box<Story>>,
     end: Option<End>,
+}
+
+/// What is only kept to be told at the end. Many connections are idle for hours: this and the texts of its hello fit into
+/// the gaps that allocators leave between their task and their sockets, see the test of its size.
+#[derive(Default)]
+struct Story {
+    hello: Option<Heard>,
+    routed: Option<Routed>,
 }
 
 /// What the log keeps of a hello.
 struct Heard {
-    server_name: Option<Box<str>>,
-    alpn: Option<Box<str>>,
-    ja4: Option<Box<str>>,
+    /// Server name, protocols and JA4.
+    texts: Texts,
     ech: bool,
-    bytes: usize,
-    records: usize,
+    bytes: u32,
+    records: u16,
 }
 
 struct Routed {
-    route: Arc<str>,
-    upstream: Arc<str>,
-    decided: Instant,
-    connected: Option<Connected>,
+    route: Arc<Route>,
+    reached: Reached,
 }
 
-struct Connected {
-    endpoint: SocketAddr,
-    local_port: Option<u16>,
-    took: Duration,
+/// How far the way to an endpoint has come.
+enum Reached {
+    Nothing { decided: Instant },
+    Endpoint { address: SocketAddr, local_port: Option<u16>, took: Duration },
+}
+
+/// Short texts in one piece of memory, each there or not.
+struct Texts {
+    joined: Box<str>,
+    lengths: [Option<u16>; 3],
+}
+
+impl Texts {
+    fn join(texts: [Option<&str>; 3]) -> Self {
+        let length = |text: &str| u16::try_from(text.len()).unwrap_or_else(|_| unreachable!("{TEXT_LIMIT} at most"));
+        Self {
+            joined: texts.map(Option::unwrap_or_default).concat().into(),
+            lengths: texts.map(|text| text.map(length)),
+        }
+    }
+
+    fn split(&self) -> [Option<&str>; 3] {
+        let mut rest = &*self.joined;
+        self.lengths.map(|length| {
+            let (text, after) = rest.split_at(length?.into());
+            rest = after;
+            Some(text)
+        })
+    }
 }
 
 impl Record {
@@ -89,10 +119,9 @@ impl Record {
             number: tools.ids.next(),
             accepted: Instant::now(),
             // Dual-stack listeners see IPv4 clients as v4-mapped: lists and log mean the address itself.
-            source: SocketAddr::new(source.ip().to_canonical(), source.port()),
+            source: (source.ip().to_canonical(), source.port()),
             phase: Phase::Hello,
-            hello: None,
-            routed: None,
+            story: None,
             end: None,
             listener,
             tools,
@@ -112,7 +141,7 @@ impl Record {
     }
 
     pub(super) fn source(&self) -> SocketAddr {
-        self.source
+        self.source.into()
     }
 
     pub(super) fn accepted(&self) -> Instant {
@@ -123,41 +152,43 @@ impl Record {
         if !self.tools.log.is_on() {
             return;
         }
+        let invalid = match &hello.server_name {
+            Sni::Invalid(sent) => Some(escaped(sent)),
+            Sni::Absent | Sni::Name(_) => None,
+        };
         let server_name = match &hello.server_name {
-            Sni::Absent => None,
-            Sni::Name(name) => Some(name.as_str().into()),
-            Sni::Invalid(sent) => Some(escaped(sent).into()),
+            Sni::Name(name) => Some(name.as_str()),
+            Sni::Absent | Sni::Invalid(_) => invalid.as_deref(),
         };
         // A hello has room for thousands: no more than the line will show.
         let offered = hello.alpn.iter().take(TEXT_LIMIT).map(AlpnProtocol::as_bytes).collect::<Vec<_>>();
-        self.hello = Some(Box::new(Heard {
-            server_name,
-            alpn: (!offered.is_empty()).then(|| escaped(&offered.join(&b',')).into()),
-            ja4: ja4(raw).map(Into::into),
+        let alpn = (!offered.is_empty()).then(|| escaped(&offered.join(&b',')));
+        self.story().hello = Some(Heard {
+            texts: Texts::join([server_name, alpn.as_deref(), ja4(raw).as_deref()]),
             ech: hello.ech,
-            bytes: hello.len,
-            records: hello.records,
-        }));
+            bytes: hello.len.try_into().unwrap_or(u32::MAX),
+            records: hello.records.try_into().unwrap_or(u16::MAX),
+        });
     }
 
-    pub(super) fn routed(&mut self, route: &Route, upstream: &Upstream) {
+    pub(super) fn routed(&mut self, route: &Arc<Route>) {
         self.phase = Phase::Connecting;
-        self.routed = Some(Box::new(Routed {
-            route: Arc::clone(&route.name),
-            upstream: Arc::clone(&upstream.name),
-            decided: Instant::now(),
-            connected: None,
-        }));
+        let reached = Reached::Nothing { decided: Instant::now() };
+        self.story().routed = Some(Routed { route: Arc::clone(route), reached });
     }
 
     pub(super) fn connected(&mut self, connection: &Connection) {
-        if let Some(routed) = &mut self.routed {
-            routed.connected = Some(Connected {
-                endpoint: connection.address,
-                local_port: connection.socket.local_addr().ok().map(|address| address.port()),
-                took: routed.decided.elapsed(),
-            });
+        if let Some(Routed { reached, .. }) = &mut self.story().routed
+            && let Reached::Nothing { decided } = reached
+        {
+            let took = decided.elapsed();
+            let local_port = connection.socket.local_addr().ok().map(|address| address.port());
+            *reached = Reached::Endpoint { address: connection.address, local_port, took };
         }
+    }
+
+    fn story(&mut self) -> &mut Story {
+        self.story.get_or_insert_default()
     }
 
     pub(super) fn relaying(&mut self, route: &Route) {
@@ -170,25 +201,28 @@ impl Record {
     }
 
     fn line<'a>(&'a self, id: &'a str, end: End) -> Line<'a> {
-        let hello = self.hello.as_deref();
-        let routed = self.routed.as_deref();
-        let connected = routed.and_then(|routed| routed.connected.as_ref());
+        let hello = self.story.as_ref().and_then(|story| story.hello.as_ref());
+        let [server_name, alpn, ja4] = hello.map(|hello| hello.texts.split()).unwrap_or_default();
+        let (endpoint, local_port, connect) = match self.route_and_reached() {
+            Some((_, &Reached::Endpoint { address, local_port, took })) => (Some(address), local_port, Some(took)),
+            _ => (None, None, None),
+        };
         Line {
             time: SystemTime::now(),
             id,
-            source: self.source,
+            source: self.source(),
             listener: &self.listener.name,
-            server_name: hello.and_then(|hello| hello.server_name.as_deref()),
-            alpn: hello.and_then(|hello| hello.alpn.as_deref()),
-            ja4: hello.and_then(|hello| hello.ja4.as_deref()),
+            server_name,
+            alpn,
+            ja4,
             ech: hello.map(|hello| hello.ech),
             hello_bytes: hello.map(|hello| hello.bytes),
             hello_records: hello.map(|hello| hello.records),
-            route: routed.map(|routed| &*routed.route),
-            upstream: routed.map(|routed| &*routed.upstream),
-            endpoint: connected.map(|connected| connected.endpoint),
-            local_port: connected.and_then(|connected| connected.local_port),
-            connect: connected.map(|connected| connected.took),
+            route: self.route_and_reached().map(|(route, _)| &*route.name),
+            upstream: self.upstream(),
+            endpoint,
+            local_port,
+            connect,
             duration: self.accepted.elapsed(),
             sent: self.live.sent(),
             received: self.live.received(),
@@ -199,17 +233,33 @@ impl Record {
         }
     }
 
+    fn route_and_reached(&self) -> Option<(&Route, &Reached)> {
+        self.story.as_ref()?.routed.as_ref().map(|routed| (&*routed.route, &routed.reached))
+    }
+
+    fn upstream(&self) -> Option<&str> {
+        self.route_and_reached().map(|(route, _)| &*self.tools.upstreams[route.upstream.0].name)
+    }
+
+    fn id(&self) -> String {
+        self.tools.ids.name(self.number)
+    }
+
     /// The program's own log hears of an end by whose fault it was.
-    fn tell(&self, id: &str, end: End) {
-        let (source, listener) = (self.source, &self.listener.name);
+    fn tell(&self, end: End) {
+        let (source, listener) = (self.source(), &self.listener.name);
         let (reason, phase) = (end.reason.label(), self.phase.label());
         match end.reason.fault() {
-            Fault::None | Fault::Client => tracing::debug!(id, %source, %listener, phase, reason, "connection ended"),
-            Fault::Upstream => {
-                let upstream = self.routed.as_ref().map(|routed| &*routed.upstream);
-                tracing::warn!(id, %source, %listener, upstream, phase, reason, "connection ended");
+            Fault::None | Fault::Client => {
+                tracing::debug!(id = self.id(), %source, %listener, phase, reason, "connection ended");
             }
-            Fault::Ours => tracing::error!(id, %source, %listener, phase, reason, "connection ended"),
+            Fault::Upstream => {
+                let upstream = self.upstream();
+                tracing::warn!(id = self.id(), %source, %listener, upstream, phase, reason, "connection ended");
+            }
+            Fault::Ours => {
+                tracing::error!(id = self.id(), %source, %listener, phase, reason, "connection ended");
+            }
         }
     }
 }
@@ -220,10 +270,9 @@ impl Drop for Record {
         let stopped = self.live.stop_reason().filter(|_| !std::thread::panicking());
         let reason = stopped.unwrap_or(Reason::Internal);
         let end = self.end.unwrap_or(End { reason, closed_by: ClosedBy::Snigate });
-        let id = self.tools.ids.name(self.number);
-        self.tell(&id, end);
+        self.tell(end);
         if self.tools.log.is_on() {
-            self.tools.log.write(&self.line(&id, end));
+            self.tools.log.write(&self.line(&self.id(), end));
         }
     }
 }
@@ -278,7 +327,24 @@ mod tests {
         })
     }
 
-    const SOURCE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+    const SOURCE: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+
+    #[test]
+    fn what_is_only_told_at_the_end_fits_into_a_gap() {
+        // Sockets and task are aligned to 128 bytes, and with glibc's bookkeeping of 16 a gap of 112 follows, of which 104
+        // can be used. The live entry and the texts take the other two.
+        let size = size_of::<Story>();
+        assert!(size <= 104, "{size}");
+    }
+
+    #[test]
+    fn texts_come_out_as_they_went_in() {
+        for texts in
+            [[None; 3], [Some(""), None, Some("")], [Some("a.test"), Some("h2…"), None], [None, None, Some("c")]]
+        {
+            assert_eq!(Texts::join(texts).split(), texts);
+        }
+    }
 
     #[test]
     fn a_panic_costs_its_own_connection_and_leaves_its_line() {

@@ -71,9 +71,9 @@ pub struct Line<'a> {
     /// Whether the hello carries an Encrypted Client Hello extension (often GREASE).
     pub ech: Option<bool>,
     /// The hello's length in bytes, without record headers.
-    pub hello_bytes: Option<usize>,
+    pub hello_bytes: Option<u32>,
     /// The TLS records it came in.
-    pub hello_records: Option<usize>,
+    pub hello_records: Option<u16>,
     /// The route's name.
     pub route: Option<&'a str>,
     /// The upstream's name.
