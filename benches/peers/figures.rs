@@ -90,8 +90,17 @@ pub(crate) fn memory(pids: &[u32]) -> u64 {
 }
 
 pub(crate) fn pss(rollup: &str) -> Option<u64> {
-    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    kilobytes(rollup, "Pss:")
+}
+
+fn kilobytes(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
+
+/// Bytes that the kernel's own objects take on this machine, those of sockets among them.
+pub(crate) fn slabs() -> u64 {
+    kilobytes(&fs::read_to_string("/proc/meminfo").unwrap_or_default(), "Slab:").unwrap_or_default()
 }
 
 /// The middle value; of an even number the mean of the two in the middle.

@@ -10,9 +10,10 @@
 //! build of snigate. No number fails.
 //!
 //! `main` is the order of things, `rounds` take turns, `subjects` starts what is compared as `configurations` says,
-//! `shapes` measures, `load` (`connecting`, `paced`, `idle`) are the clients, `sink` the upstream, `figures` the
-//! arithmetic, `report` and `chart` the outcome.
+//! `shapes` measures, `load` (`connecting`, `paced`, `idle`) are the clients, `sink` the upstream, `cgroup` a
+//! container, `figures` the arithmetic, `report` and `chart` the outcome.
 
+mod cgroup;
 mod chart;
 mod configurations;
 mod connecting;
@@ -122,7 +123,7 @@ fn compare(args: &Args) -> io::Result<()> {
     let mut bench = Bench {
         sink: &sink,
         window: Duration::from_secs_f64(args.seconds),
-        idle_connections: args.idle.min(configurations::connections().saturating_sub(200)),
+        idle_connections: args.idle.min(configurations::connections().saturating_sub(idle::SPARE)),
         paced: 0.0,
         softirq: &softirq,
     };

@@ -39,6 +39,8 @@ enum Kind {
         beside_bulk: bool,
     },
     Idle,
+    /// So many idle connections in a container.
+    Contained(usize),
 }
 
 const fn shape(key: &'static str, title: &'static str, kind: Kind) -> Shape {
@@ -66,6 +68,7 @@ pub(crate) const SHAPES: &[Shape] = &[
     shape("light", "light echo 1 KiB, 16 × 500/s", Kind::Light { beside_bulk: false }),
     shape("light-bulk", "light echo beside 4 paced streams", Kind::Light { beside_bulk: true }),
     shape("idle", "idle connection", Kind::Idle),
+    shape("contained", "8,000 idle connections in 128 MiB", Kind::Contained(8000)),
 ];
 
 const fn less(title: &'static str, unit: &'static str) -> Figure {
@@ -83,6 +86,7 @@ const P99: Figure = less("p99", "µs");
 const BESIDE: Figure = Figure { title: "paced streams", unit: "GB/s", more: true };
 const FAILED: Figure = less("failures", "");
 const MEMORY: Figure = less("memory", "B");
+const MEMORY_CONTAINED: Figure = less("memory, the kernel's included", "MiB");
 const MEMORY_LATER: Figure = less("memory after a burst", "B");
 
 /// What a measurement needs besides its subject.
@@ -122,7 +126,7 @@ const WARM_UP: Duration = Duration::from_millis(400);
 impl Shape {
     /// Whether the subject is started anew for each round, since its past shows.
     pub(crate) fn wants_fresh(&self) -> bool {
-        self.kind == Kind::Idle
+        matches!(self.kind, Kind::Idle | Kind::Contained(_))
     }
 
     /// Whether it is only measured when it is named.
@@ -154,7 +158,7 @@ impl Shape {
                 window(&load(Work::Connect, connections, Protocol::Answer, hello), None, running, bench, per_unit)
             }
             Kind::Open(open) => {
-                let open = open.min(configurations::connections().saturating_sub(200));
+                let open = open.min(configurations::connections().saturating_sub(idle::SPARE));
                 let _open = idle::open(running, open)?;
                 window(&load(Work::Connect, 32, Protocol::Answer, HELLO), None, running, bench, per_unit)
             }
@@ -171,6 +175,13 @@ impl Shape {
                 let idle = idle::measure(running, bench.idle_connections)?;
                 let values = vec![(MEMORY, idle.at_rest), (MEMORY_LATER, idle.after_burst)];
                 Ok(Measured { values, foreign: 0.0 })
+            }
+            Kind::Contained(connections) => {
+                if connections > configurations::connections().saturating_sub(idle::SPARE) {
+                    return Err(io::Error::other("too few descriptors for so many connections"));
+                }
+                let bytes = idle::measure_contained(running, connections)?;
+                Ok(Measured { values: vec![(MEMORY_CONTAINED, bytes / MEBI)], foreign: 0.0 })
             }
         }
     }
@@ -235,6 +246,7 @@ fn window(
 
 const GIGA: f64 = 1e9;
 const MICRO: f64 = 1e6;
+const MEBI: f64 = 1024.0 * 1024.0;
 
 fn bulk(window: &Window) -> Vec<(Figure, f64)> {
     per_byte(window, window.bytes)

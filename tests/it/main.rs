@@ -21,6 +21,7 @@ mod harness;
 mod hello;
 mod kubectl;
 mod listeners;
+mod memory;
 mod openssl;
 mod packages;
 mod peers;
