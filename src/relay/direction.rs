@@ -12,6 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::READ_SIZE;
+use super::nearness::Queues;
 use super::pipe::{Pipe, Pipes};
 use crate::observe::live::Live;
 use crate::outcome::Side;
@@ -49,6 +50,7 @@ pub(super) struct Direction {
     streak: u8,
     stage: Stage,
     saw_fin: bool,
+    queues: Queues,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -63,7 +65,15 @@ enum Stage {
 
 impl Direction {
     pub(super) fn new(from: Side, undelivered: Bytes) -> Self {
-        Self { from, undelivered, pipe: None, streak: 0, stage: Stage::Reading, saw_fin: false }
+        Self {
+            from,
+            undelivered,
+            pipe: None,
+            streak: 0,
+            stage: Stage::Reading,
+            saw_fin: false,
+            queues: Queues::Unknown,
+        }
     }
 
     /// Moves what can be moved now. Ready once nothing more will be moved.
@@ -79,7 +89,7 @@ impl Direction {
             if self.is_done() {
                 return Poll::Ready(Ok(()));
             }
-            let moved = match self.pipe_for_bulk(turn) {
+            let moved = match self.pipe_for_bulk(from, to, turn) {
                 Some(pipe) => ready!(self.poll_fill(pipe, from, turn)).map_err(Failure::Read)?,
                 None => ready!(self.poll_copy(from, to, turn))?,
             };
@@ -113,10 +123,13 @@ impl Direction {
     }
 
     /// The empty pipe to splice through, if the direction proved to be bulk and there is one.
-    fn pipe_for_bulk(&mut self, turn: &Turn<'_, '_>) -> Option<Box<Pipe>> {
+    fn pipe_for_bulk(&mut self, from: &TcpStream, to: &TcpStream, turn: &Turn<'_, '_>) -> Option<Box<Pipe>> {
         let known = self.pipe.take();
         if self.streak < BULK_STREAK {
             return None;
+        }
+        if known.is_none() {
+            self.queues.bound(from, to, turn.pipes.lent() + 1);
         }
         known.or_else(|| turn.pipes.lend())
     }

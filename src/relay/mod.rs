@@ -7,6 +7,7 @@
 
 mod closing;
 mod direction;
+mod nearness;
 mod pipe;
 #[cfg(test)]
 mod tests;
