@@ -89,7 +89,7 @@ impl Admitted {
     fn start(self: Box<Self>, record: &mut Record) -> (Relay, upstream::Lease) {
         let Self { client, route, upstream, replay } = *self;
         record.relaying(&route);
-        (Relay::new(client, upstream.socket, replay), upstream.lease)
+        (Relay::new(client, upstream.socket, upstream.user_timeout, replay), upstream.lease)
     }
 }
 

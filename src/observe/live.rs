@@ -26,8 +26,10 @@ pub struct Live {
     spliced: Cell<u64>,
     limits: Cell<SilenceLimits>,
     half_closed: Cell<bool>,
-    /// Set by the sweep: see whether a half-closed side was reset.
+    /// Set by the sweep, see [`Live::is_to_look`].
     look: Cell<bool>,
+    /// It was there when a sweep came.
+    lasts: Cell<bool>,
     stop: Cell<Option<Reason>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -83,7 +85,8 @@ impl Live {
         self.last_byte.set(self.clock.get());
     }
 
-    /// Whether a tick has passed since this was asked, with one side half-closed.
+    /// Whether the relay is to look after its sockets: once when the connection proves to last, and with one side
+    /// half-closed at every tick.
     pub fn is_to_look(&self) -> bool {
         self.look.take()
     }
@@ -133,12 +136,18 @@ impl Live {
                 self.stop(Reason::HalfCloseTimeout);
             } else {
                 // Nobody reads a half-closed side any more, so its reset has to be looked for.
-                self.look.set(true);
-                self.wake();
+                self.look();
             }
         } else if silent > limits.idle {
             self.stop(Reason::IdleTimeout);
+        } else if !self.lasts.replace(true) {
+            self.look();
         }
+    }
+
+    fn look(&self) {
+        self.look.set(true);
+        self.wake();
     }
 }
 
@@ -168,6 +177,7 @@ impl LiveTable {
             limits: Cell::new(SilenceLimits { idle: u32::MAX, half_closed: u32::MAX }),
             half_closed: Cell::new(false),
             look: Cell::new(false),
+            lasts: Cell::new(false),
             stop: Cell::new(self.stop.get()),
             waker: RefCell::new(None),
         });

@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 
 use crate::observe::live::Live;
 use crate::outcome::{ClosedBy, Reason, Side};
+use crate::upstream::{UserTimeout, keep_alive};
 pub use closing::{close_gently, close_with_reset, send_then_close};
 use direction::{Direction, Failure, Turn};
 pub use pipe::Pipes;
@@ -71,6 +72,9 @@ impl End {
 pub struct Relay {
     client: TcpStream,
     upstream: TcpStream,
+    user_timeout: UserTimeout,
+    /// The connection has proved to last, and the kernel was told to ask after a silent upstream.
+    kept_alive: bool,
     sent: Direction,
     received: Direction,
     first_fin: Option<Side>,
@@ -80,10 +84,10 @@ pub struct Relay {
 
 impl Relay {
     /// A relay that first delivers `replay`, what was read from the client before it was routed, to the upstream.
-    pub fn new(client: TcpStream, upstream: TcpStream, replay: Bytes) -> Self {
+    pub fn new(client: TcpStream, upstream: TcpStream, user_timeout: UserTimeout, replay: Bytes) -> Self {
         let sent = Direction::new(Side::Client, replay);
         let received = Direction::new(Side::Upstream, Bytes::new());
-        Self { client, upstream, sent, received, first_fin: None, broken: None }
+        Self { client, upstream, user_timeout, kept_alive: false, sent, received, first_fin: None, broken: None }
     }
 
     /// Moves bytes until both directions ended, a side broke off, or `live` was told to stop.
@@ -118,10 +122,8 @@ impl Relay {
             let step = self.received.poll(&mut self.upstream, &mut self.client, turn);
             self.note(Side::Upstream, step, turn.cx, live);
         });
-        if live.is_to_look()
-            && let Some((side, error)) = self.silent_reset()
-        {
-            self.break_off(side, &error, cx, live);
+        if live.is_to_look() {
+            self.look(cx, live);
         }
         self.end()
     }
@@ -136,6 +138,15 @@ impl Relay {
             Poll::Pending | Poll::Ready(Ok(())) => {}
             Poll::Ready(Err(Failure::Read(error))) => self.break_off(from, &error, cx, live),
             Poll::Ready(Err(Failure::Write(error))) => self.break_off(from.other(), &error, cx, live),
+        }
+    }
+
+    fn look(&mut self, cx: &Context<'_>, live: &Live) {
+        if !std::mem::replace(&mut self.kept_alive, true) {
+            keep_alive(&self.upstream, self.user_timeout);
+        }
+        if let Some((side, error)) = self.silent_reset() {
+            self.break_off(side, &error, cx, live);
         }
     }
 

@@ -14,10 +14,10 @@ const NEAR: u32 = 50;
 /// What a near socket's kernel may hold for us to read (the kernel doubles it for its own overhead): at [`NEAR`] still
 /// more than 20 Gbit/s.
 const RECEIVE_QUEUE: usize = 128 * 1024;
-/// What the near sockets of a worker may hold together of what we wrote: half of a processor's own cache or less.
-const SEND_QUEUES: u32 = 1024 * 1024;
-/// Less than this each costs more wake-ups than it spares.
-const LEAST_SEND_QUEUE: u32 = 128 * 1024;
+/// What the near sockets of a worker may hold together of what we wrote, in KiB: half of a processor's own cache or less.
+const SEND_QUEUES: u16 = 1024;
+/// Less than this each, in KiB, costs more wake-ups than it spares.
+const LEAST_SEND_QUEUE: u16 = 128;
 
 /// What is known of the queues on a direction's way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +26,8 @@ pub(super) enum Queues {
     Unknown,
     /// What is sent goes far: its queue is not ours to bound.
     Far,
-    /// What is sent goes to a near end, and its queue is bounded to so many bytes.
-    Near { send: u32 },
+    /// What is sent goes to a near end, and its queue is bounded to so many KiB.
+    Near { send: u16 },
 }
 
 impl Queues {
@@ -39,13 +39,13 @@ impl Queues {
         }
         if *self == Self::Unknown {
             bound_receiving(from);
-            *self = if is_near(to) { Self::Near { send: u32::MAX } } else { Self::Far };
+            *self = if is_near(to) { Self::Near { send: u16::MAX } } else { Self::Far };
         }
         if let Self::Near { send } = self {
-            let share = (SEND_QUEUES / u32::try_from(sharing).unwrap_or(u32::MAX)).max(LEAST_SEND_QUEUE);
+            let share = (SEND_QUEUES / u16::try_from(sharing).unwrap_or(u16::MAX)).max(LEAST_SEND_QUEUE);
             if share < *send {
                 *send = share;
-                let _ = SockRef::from(to).set_send_buffer_size(share as usize);
+                let _ = SockRef::from(to).set_send_buffer_size(usize::from(share) * 1024);
             }
         }
     }
@@ -110,7 +110,7 @@ mod tests {
         assert_eq!((queues, sizes(&from, &to)), (Queues::Unknown, untouched));
 
         queues.bound(&from, &to, 4);
-        assert_eq!(queues, Queues::Near { send: 256 * 1024 });
+        assert_eq!(queues, Queues::Near { send: 256 });
         // The kernel doubles what it is told, and its administrator may allow less.
         let (receive, send) = sizes(&from, &to);
         assert!(receive <= 2 * RECEIVE_QUEUE && send <= 512 * 1024, "{receive} {send}");
@@ -118,7 +118,10 @@ mod tests {
 
         queues.bound(&from, &to, 1000);
         let least = sizes(&from, &to);
-        assert_eq!((queues, least.1), (Queues::Near { send: LEAST_SEND_QUEUE }, 2 * LEAST_SEND_QUEUE as usize));
+        assert_eq!(
+            (queues, least.1),
+            (Queues::Near { send: LEAST_SEND_QUEUE }, 2 * 1024 * usize::from(LEAST_SEND_QUEUE))
+        );
         queues.bound(&from, &to, 2);
         assert_eq!(sizes(&from, &to), least, "what was shortened stays so");
     }

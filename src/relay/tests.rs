@@ -38,7 +38,7 @@ async fn stage(pipes: Pipes) -> Stage {
     let (live, pipes) = (entry.share(), Rc::new(pipes));
     let lent = Rc::clone(&pipes);
     let relay = spawn_local(async move {
-        let mut relay = Relay::new(client_near, upstream_near, Bytes::new());
+        let mut relay = Relay::new(client_near, upstream_near, Duration::ZERO.into(), Bytes::new());
         let end = relay.run(&entry, &Scratch::new(), &lent).await;
         relay.finish().await;
         end

@@ -26,6 +26,8 @@ pub struct Connection {
     pub socket: TcpStream,
     /// Its far end.
     pub address: SocketAddr,
+    /// For [`keep_alive`].
+    pub user_timeout: UserTimeout,
     /// Counts the connection at its endpoint; to be kept as long as the socket.
     pub lease: Lease,
 }
@@ -98,7 +100,9 @@ pub async fn connect(upstream: &Upstream, accepted: Instant) -> Result<Connectio
         let endpoint = &upstream.endpoints[index];
         let lease = Lease::take(endpoint);
         match try_endpoint(upstream, endpoint, &mut attempts, end).await {
-            Ok((socket, address)) => return Ok(Connection { socket, address, lease }),
+            Ok((socket, address)) => {
+                return Ok(Connection { socket, address, user_timeout: upstream.user_timeout, lease });
+            }
             Err(error) => {
                 let (upstream, endpoint) = (&upstream.name, &endpoint.address);
                 match error.reason().fault() {
@@ -134,7 +138,7 @@ async fn try_endpoint(
             break;
         }
         *attempts -= 1;
-        match attempt(pair, until(), upstream.user_timeout).await {
+        match attempt(pair, until()).await {
             Ok(connected) => return Ok(connected),
             Err(error @ ConnectError::NoSocket(_)) => return Err(error),
             Err(error) => failure = Some(error),
@@ -160,16 +164,15 @@ fn in_pairs(addresses: &[SocketAddr]) -> Vec<(SocketAddr, Option<SocketAddr>)> {
 async fn attempt(
     (first, second): (SocketAddr, Option<SocketAddr>),
     end: Instant,
-    user_timeout: Duration,
 ) -> Result<(TcpStream, SocketAddr), ConnectError> {
-    let mut first = pin!(connect_to(first, end, user_timeout));
+    let mut first = pin!(connect_to(first, end));
     let Some(second) = second else { return first.await };
     let failed = match timeout(HEAD_START, &mut first).await {
         Ok(Ok(connected)) => return Ok(connected),
         Ok(Err(_)) => true,
         Err(_) => false,
     };
-    let mut second = pin!(connect_to(second, end, user_timeout));
+    let mut second = pin!(connect_to(second, end));
     if failed {
         return second.await;
     }
@@ -185,12 +188,8 @@ async fn attempt(
     }
 }
 
-async fn connect_to(
-    address: SocketAddr,
-    end: Instant,
-    user_timeout: Duration,
-) -> Result<(TcpStream, SocketAddr), ConnectError> {
-    let socket = open(address, user_timeout).map_err(ConnectError::NoSocket)?;
+async fn connect_to(address: SocketAddr, end: Instant) -> Result<(TcpStream, SocketAddr), ConnectError> {
+    let socket = open(address).map_err(ConnectError::NoSocket)?;
     match timeout_at(end, socket.connect(address)).await {
         Ok(Ok(socket)) => Ok((socket, address)),
         Ok(Err(source)) => Err(ConnectError::Failed { address, source }),
@@ -198,16 +197,36 @@ async fn connect_to(
     }
 }
 
-fn open(address: SocketAddr, user_timeout: Duration) -> io::Result<TcpSocket> {
+fn open(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_nodelay(true)?;
-    let (idle, interval, retries) = KEEPALIVE;
-    let options = SockRef::from(&socket);
-    options.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries))?;
-    if !user_timeout.is_zero() {
-        options.set_tcp_user_timeout(Some(user_timeout))?;
-    }
     Ok(socket)
+}
+
+/// How long an endpoint may leave bytes unacknowledged; for as long as the kernel likes if zero. Every idle connection
+/// has one, so it is kept small.
+#[derive(Clone, Copy, Debug)]
+pub struct UserTimeout {
+    milliseconds: u32,
+}
+
+impl From<Duration> for UserTimeout {
+    fn from(duration: Duration) -> Self {
+        Self { milliseconds: duration.as_millis().try_into().unwrap_or(u32::MAX) }
+    }
+}
+
+/// Has the kernel ask after a silent endpoint, and give it up when it acknowledges nothing. Five calls into the kernel:
+/// for connections that last.
+pub fn keep_alive(socket: &TcpStream, user_timeout: UserTimeout) {
+    let (idle, interval, retries) = KEEPALIVE;
+    let options = SockRef::from(socket);
+    // Where the kernel refuses an option, the relay's own limits of silence still hold.
+    let _ =
+        options.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries));
+    if user_timeout.milliseconds > 0 {
+        let _ = options.set_tcp_user_timeout(Some(Duration::from_millis(user_timeout.milliseconds.into())));
+    }
 }
 
 #[cfg(test)]
@@ -231,26 +250,27 @@ mod tests {
         // Nobody listens there on IPv6, whether or not this host has it.
         let dead = format!("[::1]:{}", alive.port()).parse().unwrap();
         let end = Instant::now() + Duration::from_secs(30);
-        let (_, address) = attempt((dead, Some(alive)), end, Duration::ZERO).await.unwrap();
+        let (_, address) = attempt((dead, Some(alive)), end).await.unwrap();
         assert_eq!(address, alive);
-        assert!(attempt((dead, None), end, Duration::ZERO).await.is_err());
+        assert!(attempt((dead, None), end).await.is_err());
     }
 
     #[tokio::test]
-    async fn upstream_sockets_ask_after_a_silent_peer() {
-        for address in ["127.0.0.1:1", "[::1]:1"] {
-            // A host may lack IPv6.
-            let Ok(socket) = open(address.parse().unwrap(), Duration::from_secs(120)) else { continue };
-            let socket = SockRef::from(&socket);
-            assert!(socket.tcp_nodelay().unwrap());
-            assert!(socket.keepalive().unwrap());
-            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(15));
-            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(5));
-            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
-            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(120)));
-        }
-        let without = open("127.0.0.1:1".parse().unwrap(), Duration::ZERO).unwrap();
-        assert_eq!(SockRef::from(&without).tcp_user_timeout().unwrap(), None);
+    async fn a_socket_asks_after_a_silent_peer_when_told_to() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        let (socket, _) = connect_to(listener.local_addr().unwrap(), end).await.unwrap();
+        let options = SockRef::from(&socket);
+        assert!(options.tcp_nodelay().unwrap());
+        assert!(!options.keepalive().unwrap());
+        keep_alive(&socket, Duration::ZERO.into());
+        assert!(options.keepalive().unwrap());
+        assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(15));
+        assert_eq!(options.tcp_keepalive_interval().unwrap(), Duration::from_secs(5));
+        assert_eq!(options.tcp_keepalive_retries().unwrap(), 3);
+        assert_eq!(options.tcp_user_timeout().unwrap(), None);
+        keep_alive(&socket, Duration::from_secs(120).into());
+        assert_eq!(options.tcp_user_timeout().unwrap(), Some(Duration::from_secs(120)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::config::{self, EndpointAddress};
-pub use connect::{ConnectError, Connection, connect};
+pub use connect::{ConnectError, Connection, UserTimeout, connect, keep_alive};
 use resolve::Resolver;
 
 /// A named set of endpoints and how to reach them. Workers share it.
@@ -19,7 +19,7 @@ pub struct Upstream {
     endpoints: Vec<Arc<Endpoint>>,
     connect_timeout: Duration,
     attempts: usize,
-    user_timeout: Duration,
+    user_timeout: UserTimeout,
     /// Where the next search starts, so that ties take turns.
     turn: AtomicUsize,
 }
@@ -69,7 +69,7 @@ impl Upstream {
             endpoints: config.endpoints.iter().map(endpoint).collect(),
             connect_timeout: config.connect_timeout,
             attempts: config.attempts.get(),
-            user_timeout: config.user_timeout,
+            user_timeout: config.user_timeout.into(),
             turn: AtomicUsize::new(0),
         }
     }
@@ -114,7 +114,7 @@ mod tests {
             endpoints: endpoints.iter().map(endpoint).collect(),
             connect_timeout: Duration::from_secs(3),
             attempts: 3,
-            user_timeout: Duration::ZERO,
+            user_timeout: Duration::ZERO.into(),
             turn: AtomicUsize::new(0),
         }
     }
