@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -79,7 +79,7 @@ struct Admitted {
     client: TcpStream,
     route: Arc<Route>,
     upstream: upstream::Connection,
-    /// Everything read from the client so far: its hello, and what came along with it.
+    /// What was read from the client so far, its hello and what came along with it, as far as it is not sent yet.
     replay: Bytes,
 }
 
@@ -93,7 +93,7 @@ impl Admitted {
     }
 }
 
-/// Finds the client's route and reaches an endpoint. Nothing has been sent to either side when this returns.
+/// Finds the client's route and reaches an endpoint. Until it has, nothing is sent to either side.
 async fn admit(
     client: &mut TcpStream,
     record: &mut Record,
@@ -103,7 +103,7 @@ async fn admit(
     if !listener.sources.admits(source) {
         return Err(Refusal::final_word(Reason::SourceDenied, None));
     }
-    let (hello, replay) = read_hello(client, &listener, &tools.scratch, record.accepted()).await?;
+    let (hello, mut replay) = read_hello(client, &listener, &tools.scratch, record.accepted()).await?;
     record.heard(&hello, &replay);
 
     let route = match listener.table.decide(&hello.server_name, &hello.alpn, source) {
@@ -118,15 +118,16 @@ async fn admit(
     record.routed(&route);
 
     let connected = tokio::select! {
-        connected = connect(upstream, record.accepted()) => connected.map_err(|error| Refusal::close(error.reason()))?,
+        connected = connect(upstream, record.accepted(), &replay) => connected.map_err(|error| Refusal::close(error.reason()))?,
         // Its reset spares the upstream a connection that nobody waits for.
         _ = client.ready(Interest::ERROR) => return Err(Refusal::close(Reason::ClientReset)),
     };
     record.connected(&connected);
+    replay.advance(connected.sent);
     Ok((route, connected, replay))
 }
 
-/// Replays the hello, then moves bytes both ways until the end.
+/// Replays the rest of the hello, then moves bytes both ways until the end.
 async fn relay(admitted: Box<Admitted>, record: &mut Record) -> End {
     let (mut relay, lease) = admitted.start(record);
     let end = relay.run(record.live(), &record.tools().scratch, &record.tools().pipes).await;

@@ -13,7 +13,7 @@ use crate::config::Listener;
 use crate::hello::{AlpnProtocol, ClientHello, Sni, ja4};
 use crate::observe::access_log::{Line, TEXT_LIMIT, escaped};
 use crate::observe::live::LiveEntry;
-use crate::outcome::{ClosedBy, Fault, Phase, Reason};
+use crate::outcome::{ClosedBy, Fault, Phase, Reason, Side};
 use crate::relay::End;
 use crate::routing::Route;
 use crate::upstream::Connection;
@@ -178,6 +178,7 @@ impl Record {
     }
 
     pub(super) fn connected(&mut self, connection: &Connection) {
+        self.live.count(Side::Client, connection.sent);
         if let Some(Routed { reached, .. }) = &mut self.story().routed
             && let Reached::Nothing { decided } = reached
         {
