@@ -196,6 +196,7 @@ mod tests {
             size_of::<F>()
         }
         let sizes = (size_of_future(serve), size_of::<Live>());
-        assert!(sizes.0 + sizes.1 <= 512, "{sizes:?}");
+        // With a little more than 400 the allocator gives every task its next larger size, 128 bytes.
+        assert!(sizes.0 <= 400 && sizes.0 + sizes.1 <= 512, "{sizes:?}");
     }
 }

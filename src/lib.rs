@@ -8,6 +8,7 @@
 //!  5  server         the process: configuration → running upstreams, workers, signals
 //!     worker         one thread, one single-threaded runtime, its listeners and its connections
 //!     listener       socket options, accept loop
+//!     crew           the workers as they see each other; hand-over
 //!  4  connection     the story: one connection from accept to outcome
 //!  3  relay          two directions; half-close; resets; idle
 //!     upstream       endpoints, picking, connecting
@@ -25,6 +26,7 @@ compile_error!("snigate runs on Linux only: it stands on SO_REUSEPORT, epoll and
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod crew;
 pub mod hello;
 pub mod listener;
 pub mod observe;

@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use crate::config;
 use crate::connection::{self, Tools};
+use crate::crew::{Accepted, Crew};
 
 /// Connections that may wait to be accepted, of each worker; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -91,14 +92,52 @@ fn socket(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Accepts until the sender of `stop` is gone, each connection a task of this worker. Neither dies nor spins, whatever
-/// accept says.
-pub async fn accept(
-    socket: TcpListener,
-    listener: Arc<config::Listener>,
-    tools: Rc<Tools>,
-    mut stop: watch::Receiver<()>,
-) {
+/// Where a worker's clients begin, whether it accepted them or another did.
+pub struct Reception {
+    /// The listeners, in the order of the configuration.
+    pub listeners: Vec<Arc<config::Listener>>,
+    /// The workers.
+    pub crew: Crew,
+    /// What connections are lent.
+    pub tools: Rc<Tools>,
+}
+
+impl Reception {
+    /// Serves a client that this worker accepted, or hands it over to a worker that has clearly fewer.
+    fn receive(&self, client: TcpStream, source: SocketAddr, listener: usize) {
+        let Some(idler) = self.crew.idler() else {
+            return self.serve(client, source, listener);
+        };
+        match client.into_std() {
+            Ok(socket) => {
+                if let Err(returned) = self.crew.hand_over(idler, socket, source, listener) {
+                    self.adopt(returned);
+                }
+            }
+            Err(error) => tracing::error!(%source, %error, "cannot hand a connection over"),
+        }
+    }
+
+    /// Serves a client that another worker accepted.
+    pub fn adopt(&self, Accepted { socket, source, listener, announced }: Accepted) {
+        match TcpStream::from_std(socket) {
+            Ok(client) => self.serve(client, source, listener),
+            Err(error) => tracing::error!(%source, %error, "cannot take a connection over"),
+        }
+        // Counted by the table of live ones now.
+        drop(announced);
+    }
+
+    /// In a task of its own.
+    fn serve(&self, client: TcpStream, source: SocketAddr, listener: usize) {
+        let listener = Arc::clone(&self.listeners[listener]);
+        tokio::task::spawn_local(connection::serve(client, source, listener, Rc::clone(&self.tools)));
+    }
+}
+
+/// Accepts from the listener of this number until the sender of `stop` is gone. Neither dies nor spins, whatever accept
+/// says.
+pub async fn accept(socket: TcpListener, number: usize, reception: Rc<Reception>, mut stop: watch::Receiver<()>) {
     let mut trouble = Trouble::default();
     loop {
         let accepted = tokio::select! {
@@ -107,17 +146,17 @@ pub async fn accept(
             accepted = socket.accept() => accepted,
             _ = stop.changed() => return,
         };
+        let listener = &reception.listeners[number].name;
         match accepted {
             Ok((client, source)) => {
                 trouble.is_over();
-                let served = connection::serve(client, source, Arc::clone(&listener), Rc::clone(&tools));
-                tokio::task::spawn_local(served);
+                reception.receive(client, source, number);
             }
             // accept(2): errors of the connection that was to be accepted, which is gone; the next one may be fine.
             Err(error) if is_of_one_connection(&error) => {
-                tracing::debug!(listener = %listener.name, %error, "a connection was gone before it was accepted");
+                tracing::debug!(%listener, %error, "a connection was gone before it was accepted");
             }
-            Err(error) => sleep(trouble.pause_for(&error, &listener.name)).await,
+            Err(error) => sleep(trouble.pause_for(&error, listener)).await,
         }
     }
 }

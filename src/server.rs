@@ -9,6 +9,7 @@ use tokio::sync::watch;
 
 use crate::config::{self, Config};
 use crate::connection::Ids;
+use crate::crew::Crew;
 use crate::listener;
 use crate::observe::access_log::AccessLog;
 use crate::upstream::Upstream;
@@ -72,15 +73,15 @@ impl Server {
         for listener in &config.listeners {
             let (address, group) = listener::bind(listener, workers).map_err(cannot_bind(listener))?;
             addresses.push((Arc::clone(&listener.name), address));
-            let listener = Arc::new(listener.clone());
-            for (own, socket) in sockets.iter_mut().zip(group) {
-                own.push((socket, Arc::clone(&listener)));
-            }
+            sockets.iter_mut().zip(group).for_each(|(own, socket)| own.push(socket));
         }
+        let listeners: Vec<_> = config.listeners.iter().cloned().map(Arc::new).collect();
         let mut server = Self { addresses, workers: Vec::with_capacity(workers), running: watch::Sender::new(()), log };
-        for (number, sockets) in sockets.into_iter().enumerate() {
+        for (number, (sockets, crew)) in sockets.into_iter().zip(Crew::of(workers)).enumerate() {
             let equipment = Equipment {
+                listeners: listeners.clone(),
                 sockets,
+                crew,
                 upstreams: upstreams.clone(),
                 log: server.log.clone(),
                 ids: Ids::of_worker(number),

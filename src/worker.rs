@@ -1,6 +1,6 @@
 //! A worker: one thread with a single-threaded runtime, its own listening sockets and its own connections.
 //!
-//! Connections never leave their worker, so nothing on the way of the bytes is locked or woken across threads.
+//! Connections never leave the worker that serves them, so nothing on the way of the bytes is locked or woken across threads.
 
 use std::io;
 use std::rc::Rc;
@@ -16,7 +16,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::config;
 use crate::connection::{Ids, Tools};
-use crate::listener;
+use crate::crew::{Crew, Inbox};
+use crate::listener::{self, Reception};
 use crate::observe::access_log::AccessLog;
 use crate::observe::live::{LiveTable, TICK};
 use crate::outcome::Reason;
@@ -32,8 +33,12 @@ const RESOLVER_THREADS: usize = 64;
 
 /// What a worker needs to start: everything in it is bound and built already.
 pub struct Equipment {
-    /// Its sockets, each with the listener it belongs to.
-    pub sockets: Vec<(std::net::TcpListener, Arc<config::Listener>)>,
+    /// The listeners, in the order of the configuration.
+    pub listeners: Vec<Arc<config::Listener>>,
+    /// Its sockets, one for each listener.
+    pub sockets: Vec<std::net::TcpListener>,
+    /// Its view of all workers, and what they hand over to it.
+    pub crew: (Crew, Inbox),
     /// The running upstreams, in the order of the configuration.
     pub upstreams: Vec<Arc<Upstream>>,
     /// Where ended connections are written down.
@@ -49,9 +54,9 @@ pub struct Equipment {
 pub fn start(number: usize, equipment: Equipment, stop: watch::Receiver<()>) -> io::Result<JoinHandle<()>> {
     let (started, start) = mpsc::sync_channel(1);
     let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(move || match prepare(equipment) {
-        Ok((runtime, sockets, tools)) => {
+        Ok((runtime, sockets, reception, inbox)) => {
             let _ = started.send(Ok(()));
-            runtime.block_on(work(sockets, tools, stop));
+            runtime.block_on(work(sockets, reception, inbox, stop));
             // Does not wait for look-ups that nobody waits for any more.
             runtime.shutdown_background();
         }
@@ -61,32 +66,37 @@ pub fn start(number: usize, equipment: Equipment, stop: watch::Receiver<()>) -> 
     Ok(thread)
 }
 
-type Sockets = Vec<(TcpListener, Arc<config::Listener>)>;
-
-fn prepare(equipment: Equipment) -> io::Result<(LocalRuntime, Sockets, Rc<Tools>)> {
+fn prepare(equipment: Equipment) -> io::Result<(LocalRuntime, Vec<TcpListener>, Rc<Reception>, Inbox)> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(RESOLVER_THREADS)
         .build_local(LocalOptions::default())?;
     let _entered = runtime.enter();
-    let register = |(socket, listener)| Ok((TcpListener::from_std(socket)?, listener));
-    let sockets = equipment.sockets.into_iter().map(register).collect::<io::Result<_>>()?;
+    let sockets = equipment.sockets.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>()?;
+    let (crew, inbox) = equipment.crew;
     let tools = Tools {
         upstreams: equipment.upstreams,
         scratch: Scratch::new(),
         pipes: Pipes::default(),
-        live: Rc::new(LiveTable::default()),
+        live: Rc::new(LiveTable::counted_in(crew.counter())),
         log: equipment.log,
         ids: equipment.ids,
     };
     drop(_entered);
-    Ok((runtime, sockets, Rc::new(tools)))
+    let reception = Reception { listeners: equipment.listeners, crew, tools: Rc::new(tools) };
+    Ok((runtime, sockets, Rc::new(reception), inbox))
 }
 
-async fn work(sockets: Sockets, tools: Rc<Tools>, mut stop: watch::Receiver<()>) {
-    let live = Rc::clone(&tools.live);
-    let accept = |(socket, listener)| spawn_local(listener::accept(socket, listener, Rc::clone(&tools), stop.clone()));
-    let accepting: Vec<_> = sockets.into_iter().map(accept).collect();
+async fn work(sockets: Vec<TcpListener>, reception: Rc<Reception>, mut inbox: Inbox, mut stop: watch::Receiver<()>) {
+    let live = &reception.tools.live;
+    let accept = |(number, socket)| spawn_local(listener::accept(socket, number, Rc::clone(&reception), stop.clone()));
+    let accepting: Vec<_> = sockets.into_iter().enumerate().map(accept).collect();
+    let adopting = Rc::clone(&reception);
+    spawn_local(async move {
+        while let Some(accepted) = inbox.recv().await {
+            adopting.adopt(accepted);
+        }
+    });
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -100,7 +110,7 @@ async fn work(sockets: Sockets, tools: Rc<Tools>, mut stop: watch::Receiver<()>)
         for accept in accepting {
             let _ = accept.await;
         }
-        while !live.is_empty() {
+        while reception.crew.open() > 0 {
             sleep(STOP_CHECK).await;
         }
     };

@@ -179,11 +179,12 @@ impl Record {
 
     pub(super) fn connected(&mut self, connection: &Connection) {
         self.live.count(Side::Client, connection.sent);
+        let local = self.tools.log.is_on().then(|| connection.socket.local_addr().ok()).flatten();
         if let Some(Routed { reached, .. }) = &mut self.story().routed
             && let Reached::Nothing { decided } = reached
         {
             let took = decided.elapsed();
-            let local_port = connection.socket.local_addr().ok().map(|address| address.port());
+            let local_port = local.map(|local| local.port());
             *reached = Reached::Endpoint { address: connection.address, local_port, took };
         }
     }

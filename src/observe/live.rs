@@ -5,6 +5,8 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -161,11 +163,18 @@ fn ticks(duration: Duration) -> u32 {
 pub struct LiveTable {
     clock: Rc<Cell<u32>>,
     entries: RefCell<Slab<Rc<Live>>>,
+    /// As many as there are entries, for other threads to read.
+    count: Arc<AtomicUsize>,
     /// Set once all are stopped, for those that enter later.
     stop: Cell<Option<Reason>>,
 }
 
 impl LiveTable {
+    /// An empty table that adds its connections to what `count` counts.
+    pub fn counted_in(count: Arc<AtomicUsize>) -> Self {
+        Self { count, ..Self::default() }
+    }
+
     /// Enters a connection; it is in the table for as long as the entry lives.
     pub fn enter(self: &Rc<Self>) -> LiveEntry {
         let live = Rc::new(Live {
@@ -182,6 +191,7 @@ impl LiveTable {
             waker: RefCell::new(None),
         });
         let key = self.entries.borrow_mut().insert(Rc::clone(&live));
+        self.count.fetch_add(1, Ordering::Relaxed);
         LiveEntry { table: Rc::clone(self), key, live }
     }
 
@@ -238,6 +248,7 @@ impl std::ops::Deref for LiveEntry {
 impl Drop for LiveEntry {
     fn drop(&mut self) {
         self.table.entries.borrow_mut().remove(self.key);
+        self.table.count.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -26,6 +26,7 @@ const LAYERS: &[&str] = &[
     "upstream",
     "relay",
     "connection",
+    "crew",
     "listener",
     "worker",
     "server",

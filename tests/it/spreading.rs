@@ -1,4 +1,4 @@
-//! Connections spread over an upstream's endpoints by how many each has open.
+//! Connections spread over an upstream's endpoints, and over the workers, by how many each has open.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
@@ -55,4 +55,21 @@ fn an_endpoint_is_taken_for_as_long_as_its_connection_lives() {
     gate.log.line(6);
     let _both = [relayed(&gate), relayed(&gate)];
     assert_eq!(busy.visits().len(), 2);
+}
+
+#[test]
+fn few_long_connections_are_shared_out_over_the_workers() {
+    // The kernel alone deals them out so evenly every other time.
+    for _ in 0..8 {
+        let endpoints = [Upstream::echo(), Upstream::echo()];
+        let gate = gate_before(endpoints.each_ref().map(Upstream::address));
+        let held: Vec<_> = (0..20).map(|_| relayed(&gate)).collect();
+        drop(held);
+        let mut served = [0_usize; 2];
+        for line in (0..20).map(|index| gate.log.line(index)) {
+            let id = line["id"].as_str().unwrap();
+            served[id.split('-').nth(1).unwrap().parse::<usize>().unwrap()] += 1;
+        }
+        assert!(served[0].abs_diff(served[1]) <= 2, "{served:?}");
+    }
 }
