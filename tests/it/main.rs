@@ -25,6 +25,7 @@ mod memory;
 mod openssl;
 mod packages;
 mod peers;
+mod pipes;
 mod refusals;
 mod resets;
 mod spreading;

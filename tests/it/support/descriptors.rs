@@ -2,8 +2,13 @@
 //!
 //! Tests share one process and run side by side, so only the count of a child process is exact: these take its id.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use rustix::io::ioctl_fionread;
 
 /// The number of sockets that process `pid` has open.
 pub fn sockets(pid: u32) -> usize {
@@ -56,4 +61,21 @@ pub fn memory(pid: u32) -> usize {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     1024 * line.trim().trim_end_matches("kB").trim().parse::<usize>().unwrap()
+}
+
+/// The pipes that process `pid` has an end of, each by its number, with the bytes that wait in it.
+pub fn pipes(pid: u32) -> BTreeMap<String, u64> {
+    let folder = format!("/proc/{pid}/fd");
+    let ends = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder}: {error}"));
+    // A descriptor may be closed between the listing and the look at it.
+    let pipe = |path: PathBuf| {
+        let number = fs::read_link(&path).ok()?.into_os_string().into_string().ok()?;
+        if !number.starts_with("pipe:") {
+            return None;
+        }
+        // Opens another end of the same pipe, which only looks.
+        let end = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path).ok()?;
+        Some((number, ioctl_fionread(end).ok()?))
+    };
+    ends.filter_map(|entry| pipe(entry.ok()?.path())).collect()
 }

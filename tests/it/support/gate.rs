@@ -2,13 +2,17 @@
 
 use super::tools::{self, Run};
 use super::{descriptors, wait_for, wait_until};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, Uid, kill_process};
 use serde_json::Value;
 use snigate::config::{Config, LogFormat};
 use snigate::observe::access_log::AccessLog;
 use snigate::server::Server;
+use std::fs::Permissions;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::{fmt, fs, thread};
@@ -180,7 +184,27 @@ impl GateProcess {
     /// The same, but nobody reads its standard output, and so its access log.
     pub fn start_unread(yaml: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut child = command(&folder, yaml).spawn().unwrap();
+        let command = command(&folder, yaml);
+        Self::launch(command, folder)
+    }
+
+    /// [`GateProcess::start`] as another user; only root may.
+    pub fn start_as(user: Uid, yaml: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+        // Where it was built, others may not be allowed to look.
+        let program = folder.path().join("snigate");
+        fs::copy(PROGRAM, &program).unwrap();
+        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+        let mut command = command_of(&program, &folder, yaml);
+        command.uid(user.as_raw()).gid(user.as_raw()).current_dir("/");
+        let mut gate = Self::launch(command, folder);
+        gate.lines.fill(gate.child.stdout.take().unwrap());
+        gate
+    }
+
+    fn launch(mut command: Command, folder: TempDir) -> Self {
+        let mut child = command.spawn().unwrap();
         let lines = Lines::default();
         lines.fill(child.stderr.take().unwrap());
         wait_until("the gate's process is ready", || {
@@ -225,10 +249,18 @@ impl GateProcess {
     }
 }
 
+/// The command under test.
+const PROGRAM: &str = env!("CARGO_BIN_EXE_snigate");
+
 fn command(folder: &TempDir, yaml: &str) -> Command {
+    command_of(Path::new(PROGRAM), folder, yaml)
+}
+
+fn command_of(program: &Path, folder: &TempDir, yaml: &str) -> Command {
     let config = folder.path().join("snigate.yaml");
     fs::write(&config, yaml).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
+    fs::set_permissions(&config, Permissions::from_mode(0o644)).unwrap();
+    let mut command = Command::new(program);
     command.arg("run").arg("--config").arg(config).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
