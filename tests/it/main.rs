@@ -28,6 +28,7 @@ mod peers;
 mod pipes;
 mod refusals;
 mod resets;
+mod soak;
 mod spreading;
 mod stopping;
 mod support;

@@ -79,3 +79,11 @@ pub fn pipes(pid: u32) -> BTreeMap<String, u64> {
     };
     ends.filter_map(|entry| pipe(entry.ok()?.path())).collect()
 }
+
+/// The processor time that process `pid` has used, in the kernel's ticks.
+pub fn ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    // The name before may contain spaces; counted from the state behind it, these two are utime and stime.
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    fields.split_whitespace().skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum()
+}

@@ -5,6 +5,7 @@ pub mod descriptors;
 pub mod gate;
 pub mod hello;
 pub mod kube_api;
+pub mod soak;
 pub mod tcp;
 pub mod tls;
 pub mod tools;
