@@ -2,27 +2,11 @@
 
 use std::sync::Arc;
 
-use rustls::crypto::{CryptoProvider, aws_lc_rs, ring};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::crypto::aws_lc_rs;
 use snigate::hello::{ClientHello, HelloReader, Sni, ja4};
 
-/// What a rustls client sends first.
-fn client_bytes(provider: CryptoProvider, server_name: &str, alpn: &[&str]) -> Vec<u8> {
-    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
-        .with_safe_default_protocol_versions()
-        .expect("the provider has suites for both versions")
-        .with_root_certificates(RootCertStore::empty())
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-    let name = ServerName::try_from(server_name.to_owned()).expect("a name");
-    let mut client = ClientConnection::new(Arc::new(config), name).expect("a client");
-    let mut raw = Vec::new();
-    while client.wants_write() {
-        client.write_tls(&mut raw).expect("writing to memory");
-    }
-    raw
-}
+use crate::support::hello::{self, hello_of};
+use crate::support::tls::classic;
 
 fn read(raw: &[u8]) -> ClientHello {
     HelloReader::new(16 * 1024).advance(raw).expect("is valid").expect("is complete")
@@ -30,7 +14,7 @@ fn read(raw: &[u8]) -> ClientHello {
 
 #[test]
 fn a_rustls_hello_says_what_its_configuration_says() {
-    let raw = client_bytes(ring::default_provider(), "Gate.Example", &["h2", "http/1.1"]);
+    let raw = hello_of(classic(), "Gate.Example", &["h2", "http/1.1"]);
     let hello = read(&raw);
     assert_eq!(hello.server_name, Sni::Name("gate.example".parse().unwrap()));
     assert_eq!(hello.alpn, ["h2".parse().unwrap(), "http/1.1".parse().unwrap()]);
@@ -44,7 +28,7 @@ fn a_rustls_hello_says_what_its_configuration_says() {
 fn a_post_quantum_hello_is_read_across_two_segments() {
     let mut provider = aws_lc_rs::default_provider();
     provider.kx_groups.insert(0, aws_lc_rs::kx_group::X25519MLKEM768);
-    let raw = client_bytes(provider, "gate.example", &[]);
+    let raw = hello_of(Arc::new(provider), "gate.example", &[]);
     assert!(raw.len() > 1400, "{} bytes leave no room for a post-quantum key share", raw.len());
     let mut reader = HelloReader::new(16 * 1024);
     assert_eq!(reader.advance(&raw[..1400]), Ok(None));
@@ -54,6 +38,6 @@ fn a_post_quantum_hello_is_read_across_two_segments() {
 
 #[test]
 fn a_client_that_connects_by_address_sends_no_name() {
-    let hello = read(&client_bytes(ring::default_provider(), "127.0.0.1", &[]));
+    let hello = read(&hello::hello("127.0.0.1"));
     assert_eq!((hello.server_name, hello.alpn.len()), (Sni::Absent, 0));
 }
