@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
+use std::net::IpAddr;
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 use snigate::config::Config;
@@ -12,6 +14,7 @@ use snigate::outcome::Reason;
 use crate::support::gate::{Gate, routing};
 use crate::support::hello::hello;
 use crate::support::tcp::{self, Upstream};
+use crate::support::tools::{self, Run};
 
 /// A file of the package.
 fn read(path: &str) -> String {
@@ -98,21 +101,80 @@ fn the_readme_s_two_commands_are_those_that_ci_runs() {
     }
 }
 
+/// The one block of YAML that begins with this key.
+fn yaml<'a>(document: &'a str, key: &str) -> &'a str {
+    let mut found = blocks(document, "yaml").into_iter().filter(|block| block.starts_with(key));
+    let block = found.next().unwrap_or_else(|| panic!("there is no block that begins with {key}"));
+    assert_eq!(found.next(), None);
+    block
+}
+
 #[test]
 fn the_readme_s_configuration_loads_and_says_the_defaults() {
     let readme = read("README.md");
-    let configurations: Vec<_> =
-        blocks(&readme, "yaml").into_iter().filter(|block| block.contains("listeners:")).collect();
-    assert_eq!(configurations.len(), 1);
-    let config = Config::parse(configurations[0]).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    let configuration = yaml(&readme, "listeners:");
+    let config = Config::parse(configuration).unwrap_or_else(|mistakes| panic!("{mistakes}"));
     assert_eq!(config.warnings, []);
     // Whatever a comment calls a default must be one: without those keys nothing changes.
     let is_default =
         |line: &&str| line.contains("# default;") || line.contains("# default\n") || line.ends_with("# default");
     let shorter: String =
-        configurations[0].lines().filter(|line| !is_default(line)).flat_map(|line| [line, "\n"]).collect();
-    assert!(shorter.len() < configurations[0].len());
+        configuration.lines().filter(|line| !is_default(line)).flat_map(|line| [line, "\n"]).collect();
+    assert!(shorter.len() < configuration.len());
     assert_eq!(Config::parse(&shorter).unwrap().to_string(), config.to_string());
+}
+
+/// Runs `snigate` with these arguments, `snigate.yaml` being the README's configuration.
+fn snigate<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Run {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("snigate.yaml"), yaml(&read("README.md"), "listeners:")).unwrap();
+    tools::run(Command::new(env!("CARGO_BIN_EXE_snigate")).args(arguments).current_dir(folder.path()), "")
+}
+
+#[test]
+fn the_readme_s_commands_are_accepted() {
+    let readme = read("README.md");
+    let lines = blocks(&readme, "sh").into_iter().flat_map(str::lines);
+    let commands: Vec<&str> = lines.filter_map(|line| line.split('#').next()?.strip_prefix("snigate ")).collect();
+    for command in &commands {
+        // Help is what an accepted command line ends with here: `run` would go on for ever.
+        let asked = snigate(command.split_whitespace().chain(["--help"]));
+        assert!(asked.status.success(), "{command}: {}", asked.stderr);
+        if !command.starts_with("run") {
+            let ran = snigate(command.split_whitespace());
+            assert!(ran.status.success(), "{command}: {}", ran.stderr);
+        }
+    }
+    for name in ["check", "explain", "run"] {
+        assert!(commands.iter().any(|command| command.starts_with(name)), "README.md shows no `snigate {name}`");
+        assert!(!snigate([name, "--unknown", "--help"]).status.success(), "what is not accepted fails");
+    }
+    assert!(snigate(["check", "--config", "snigate.yaml", "--print"]).status.success());
+}
+
+#[test]
+fn the_readme_s_kubeconfig_leads_through_the_readme_s_gate() {
+    let readme = read("README.md");
+    let config = Config::parse(yaml(&readme, "listeners:")).unwrap();
+    let port = config.listeners[0].address.socket_addr().port();
+    let kubeconfig: Value = serde_yaml::from_str(yaml(&readme, "clusters:")).unwrap();
+    let clusters = kubeconfig["clusters"].as_array().unwrap();
+    let mut by_address = 0;
+    for cluster in clusters.iter().map(|entry| &entry["cluster"]) {
+        let server = cluster["server"].as_str().unwrap();
+        let host = server.strip_prefix("https://").and_then(|rest| rest.strip_suffix(&format!(":{port}")));
+        let host = host.unwrap_or_else(|| panic!("{server} does not lead to port {port} of the gate"));
+        let is_address = host.parse::<IpAddr>().is_ok();
+        by_address += usize::from(is_address);
+        let name = cluster["tls-server-name"].as_str().unwrap_or(host);
+        assert!(name.parse::<IpAddr>().is_err(), "{server}: kubectl sends no server name");
+        let mut arguments = vec!["explain", "--config", "snigate.yaml", "--server-name", name];
+        // From an office that the route admits, and with what kubectl offers.
+        arguments.extend(["--source", "203.0.113.7", "--alpn", "h2", "--alpn", "http/1.1"]);
+        let explained = snigate(arguments);
+        assert!(explained.stdout.contains("\ndecision: route kube"), "{name}: {}", explained.stdout);
+    }
+    assert!(by_address > 0 && by_address < clusters.len(), "one by name, one by address");
 }
 
 #[test]
