@@ -1,4 +1,23 @@
 //! Clients that connect, say hello, take the answer and the end, and do it again.
+//!
+//! What such a connection asks of the kernel, by `strace -fc` over thousands of them without the access log:
+//!
+//! | call | snigate | why | nginx |
+//! |---|--:|---|--:|
+//! | accept4 | 1.2 | the last of a batch finds nobody | 1 |
+//! | socket, connect | 2 | | 2 |
+//! | setsockopt | 1 | TCP_NODELAY upstream; the listener's options are inherited, the other five follow after a second | 2 |
+//! | epoll_ctl | 4–4.7 | both sockets, in and out; two more where a worker hands over | 2 |
+//! | recvfrom | 4 | hello, answer, the FIN of either side | 3 |
+//! | sendto | 2 | the hello goes along with the connect | 2 |
+//! | shutdown | 1 | the first FIN is passed on; nginx closes both sides at once | – |
+//! | close | 2 | | 2 |
+//! | epoll_wait, write | 0.2 + 0.2 | a batch each; wake-ups of the worker that is handed over to | 1 |
+//! | ioctl, getsockopt | – | | 2 |
+//!
+//! Tried, and not kept, since it paid less than two runs of the same program differ: `event_interval` from 16 to 1,000
+//! and `max_io_events_per_tick` down to 32, another threshold of hand-over, pipes of 64 KiB or 1 MiB for splice. An
+//! allocator of its own (mimalloc) spares 2 % of the time and 6 % of the memory, for a C library more in the build.
 
 use std::collections::VecDeque;
 use std::io;
