@@ -1,6 +1,7 @@
 //! A worker: one thread with a single-threaded runtime, its own listening sockets and its own connections.
 //!
-//! Connections never leave the worker that serves them, so nothing on the way of the bytes is locked or woken across threads.
+//! Connections never leave the worker that serves them, so nothing on the way of the bytes is locked or woken across
+//! threads.
 
 use std::io;
 use std::rc::Rc;
@@ -87,16 +88,11 @@ fn prepare(equipment: Equipment) -> io::Result<(LocalRuntime, Vec<TcpListener>, 
     Ok((runtime, sockets, Rc::new(reception), inbox))
 }
 
-async fn work(sockets: Vec<TcpListener>, reception: Rc<Reception>, mut inbox: Inbox, mut stop: watch::Receiver<()>) {
+async fn work(sockets: Vec<TcpListener>, reception: Rc<Reception>, inbox: Inbox, mut stop: watch::Receiver<()>) {
     let live = &reception.tools.live;
     let accept = |(number, socket)| spawn_local(listener::accept(socket, number, Rc::clone(&reception), stop.clone()));
     let accepting: Vec<_> = sockets.into_iter().enumerate().map(accept).collect();
-    let adopting = Rc::clone(&reception);
-    spawn_local(async move {
-        while let Some(accepted) = inbox.recv().await {
-            adopting.adopt(accepted);
-        }
-    });
+    let adopting = spawn_local(adopt(inbox, Rc::clone(&reception), stop.clone()));
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -107,8 +103,8 @@ async fn work(sockets: Vec<TcpListener>, reception: Rc<Reception>, mut inbox: In
     }
     live.stop_all(Reason::Drained);
     let all_closed = async {
-        for accept in accepting {
-            let _ = accept.await;
+        for task in accepting.into_iter().chain([adopting]) {
+            let _ = task.await;
         }
         while reception.crew.open() > 0 {
             sleep(STOP_CHECK).await;
@@ -116,4 +112,68 @@ async fn work(sockets: Vec<TcpListener>, reception: Rc<Reception>, mut inbox: In
     };
     // Connections that are still there then end with the runtime.
     let _ = timeout(STOP_LIMIT, all_closed).await;
+}
+
+/// Serves what others hand over. Once the sender of `stop` is gone they get it back and serve it themselves: a worker
+/// with nothing left to do ends while they still accept.
+async fn adopt(mut inbox: Inbox, reception: Rc<Reception>, mut stop: watch::Receiver<()>) {
+    loop {
+        tokio::select! {
+            Some(accepted) = inbox.recv() => reception.adopt(accepted),
+            _ = stop.changed() => break,
+        }
+    }
+    inbox.close();
+    while let Some(accepted) = inbox.recv().await {
+        reception.adopt(accepted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, LogFormat};
+    use crate::observe::lines::tests::Memory;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    #[test]
+    fn a_worker_that_stops_serves_what_it_was_given_and_gives_back_what_comes_later() {
+        let yaml = "
+            listeners: [{ address: '127.0.0.1:0' }]
+            routes: [{ server_names: [a.test], upstream: up }]
+            upstreams: { up: { endpoints: ['127.0.0.1:1'] } }";
+        let config = Config::parse(yaml).unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let connection = || {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (accepted, source) = listener.accept().unwrap();
+            accepted.set_nonblocking(true).unwrap();
+            (client, accepted, source)
+        };
+        let memory = Memory::default();
+        let mut crews = Crew::of(2);
+        let (other, _inbox) = crews.pop().unwrap();
+        let equipment = Equipment {
+            listeners: config.listeners.into_iter().map(Arc::new).collect(),
+            sockets: Vec::new(),
+            crew: crews.pop().unwrap(),
+            upstreams: Vec::new(),
+            log: AccessLog::new(LogFormat::Json, memory.clone()).unwrap(),
+            ids: Ids::of_worker(0),
+        };
+        let log = equipment.log.clone();
+        let (runtime, sockets, reception, inbox) = prepare(equipment).unwrap();
+        let (running, stop) = watch::channel(());
+
+        let (_early, accepted, source) = connection();
+        other.hand_over(0, accepted, source, 0).unwrap();
+        drop(running);
+        runtime.block_on(work(sockets, reception, inbox, stop));
+        let (_late, accepted, source) = connection();
+        assert!(other.hand_over(0, accepted, source, 0).is_err(), "nobody is there to serve it");
+        drop(runtime);
+        log.flush();
+        let text = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
+        assert_eq!((text.lines().count(), text.contains("\"reason\":\"drained\"")), (1, true), "{text}");
+    }
 }
