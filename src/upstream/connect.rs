@@ -209,11 +209,12 @@ async fn connect_to(address: SocketAddr, end: Instant, first_words: &[u8]) -> Re
     }
     // Within a host the handshake is over by now, and a socket that can send needs no further look: a fourteenth of what
     // a short connection costs. Elsewhere the answer is "not yet".
-    let sent = match socket.send_with_flags(first_words, libc::MSG_NOSIGNAL) {
+    // Registered before: nothing may fail once it has sent.
+    let socket = TcpStream::from_std(socket.into()).map_err(ConnectError::NoSocket)?;
+    let sent = match SockRef::from(&socket).send_with_flags(first_words, libc::MSG_NOSIGNAL) {
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
         sent => Some(sent.map_err(failed)?),
     };
-    let socket = TcpStream::from_std(socket.into()).map_err(ConnectError::NoSocket)?;
     if sent.is_none() {
         timeout_at(end, established(&socket)).await.map_err(|_| ConnectError::TimedOut { address })?.map_err(failed)?;
     }
