@@ -4,8 +4,11 @@
 //! there until it has left the processor's caches, and fills the kernel's memory. Eight streams over loopback are a third
 //! faster with short ones; a single stream is not, and its queues are left alone.
 
+use std::sync::LazyLock;
+
 use nix::sys::socket::getsockopt;
 use nix::{getsockopt_impl, sockopt_impl};
+use rustix::system::uname;
 use socket2::SockRef;
 use tokio::net::TcpStream;
 
@@ -60,11 +63,23 @@ fn bound_receiving(from: &TcpStream) {
 }
 
 fn is_near(socket: &TcpStream) -> bool {
-    getsockopt(socket, TcpInfo).is_ok_and(|info| info[MIN_RTT] < NEAR)
+    // An older kernel's shorter answer would make getsockopt panic.
+    *TELLS_MIN_RTT && getsockopt(socket, TcpInfo).is_ok_and(|info| info[MIN_RTT] < NEAR)
 }
 
-/// The index of tcpi_min_rtt in struct tcp_info (linux/tcp.h, Linux 4.6 and later), counted in words.
+static TELLS_MIN_RTT: LazyLock<bool> =
+    LazyLock::new(|| uname().release().to_str().is_ok_and(|release| version(release) >= Some(FIRST_WITH_MIN_RTT)));
+
+/// Major and minor number of a release such as `4.18.0-553.el8.x86_64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|letter: char| !letter.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// The index of tcpi_min_rtt in struct tcp_info (linux/tcp.h), counted in words.
 const MIN_RTT: usize = 37;
+/// The first Linux that has it.
+const FIRST_WITH_MIN_RTT: (u32, u32) = (4, 6);
 
 sockopt_impl!(
     /// The first words of struct tcp_info.
@@ -133,5 +148,11 @@ mod tests {
         let offered = sizes(&from, &to).0;
         Queues::Unknown.bound(&from, &to, 2);
         assert_eq!(sizes(&from, &to).0, offered);
+    }
+    #[test]
+    fn only_kernels_that_have_it_are_asked_for_the_round_trip() {
+        let tells = |release| version(release) >= Some(FIRST_WITH_MIN_RTT);
+        assert!(["4.6.0", "4.18.0-553.el8.x86_64", "6.1-rc2", "10.0.1"].into_iter().all(tells));
+        assert!(!["3.10.0-1160.el7.x86_64", "4.5.7", "4", "", "unknown"].into_iter().any(tells));
     }
 }
