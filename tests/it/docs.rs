@@ -202,3 +202,14 @@ fn the_readme_lists_every_reason_and_no_other() {
     let listed: BTreeSet<_> = list.split('`').skip(1).step_by(2).collect();
     assert_eq!(listed, Reason::ALL.iter().map(|reason| reason.label()).collect());
 }
+
+#[test]
+fn the_readme_s_tables_have_a_head_one_rule_and_rows_of_cells() {
+    let readme = read("README.md");
+    let lines: Vec<&str> = readme.lines().collect();
+    let mut tables =
+        lines.chunk_by(|a, b| a.starts_with('|') == b.starts_with('|')).filter(|run| run[0].starts_with('|'));
+    let is_rule = |line: &&str| line.bytes().all(|byte| b"|-: ".contains(&byte));
+    assert!(tables.clone().count() > 0);
+    assert!(tables.all(|table| table.iter().enumerate().all(|(index, line)| is_rule(line) == (index == 1))));
+}
