@@ -15,7 +15,7 @@ use tracing::Level;
 
 use super::mistakes::Collector;
 use super::section::{Node, Section};
-use super::{Endpoint, ListenAddress, Log, LogFormat, Networks, Reject, Upstream, values};
+use super::{Balance, Endpoint, ListenAddress, Log, LogFormat, Networks, Reject, Upstream, values};
 use crate::hello::{AlpnProtocol, LARGEST_CLIENT_HELLO};
 use crate::server_name::ServerNamePattern;
 
@@ -58,6 +58,12 @@ pub(super) struct RouteEntry {
 
 pub(super) const REJECT: [(&str, Reject); 3] =
     [("alert", Reject::Alert), ("close", Reject::Close), ("reset", Reject::Reset)];
+pub(super) const BALANCE: [(&str, Balance); 4] = [
+    ("least_connections", Balance::LeastConnections),
+    ("round_robin", Balance::RoundRobin),
+    ("random", Balance::Random),
+    ("source_hash", Balance::SourceHash),
+];
 pub(super) const LOG_FORMAT: [(&str, LogFormat); 2] = [("json", LogFormat::Json), ("text", LogFormat::Text)];
 pub(super) const LOG_LEVEL: [(&str, Level); 5] = [
     ("error", Level::ERROR),
@@ -174,21 +180,30 @@ fn clients(node: &Node<'_>, keys: &mut Section<'_>) -> (Vec<ServerNamePattern>, 
     (server_names, no_server_name.unwrap_or_default())
 }
 
+/// Above what an API server answers at once, far below what a storm of reconnecting clients would open.
+const MAX_CONNECTING: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
+
 fn upstream(name: &str, node: &Node<'_>) -> Upstream {
     node.read(|_| values::check_name(name));
     let read = node.section(|keys| Upstream {
         name: name.into(),
         endpoints: endpoints(keys),
+        balance: keys.value("balance", Balance::LeastConnections, values::keyword(&BALANCE)),
+        slow_start: keys.value("slow_start", MINUTE / 2, values::duration_or_off(SHORTEST, 60 * MINUTE)),
         connect_timeout: keys.value("connect_timeout", Duration::from_secs(3), values::duration(SHORTEST, MINUTE)),
         attempts: keys.value("attempts", NonZeroUsize::MIN.saturating_add(2), values::count(10)),
+        max_connecting: keys.value("max_connecting", MAX_CONNECTING, values::count(65_536)),
         user_timeout: keys.value("user_timeout", 2 * MINUTE, values::duration_or_off(SHORTEST, DAY)),
     });
     // Its name is known even if nothing else is, so that routes to it are right.
     read.unwrap_or_else(|| Upstream {
         name: name.into(),
         endpoints: Vec::new(),
+        balance: Balance::LeastConnections,
+        slow_start: Duration::ZERO,
         connect_timeout: Duration::ZERO,
         attempts: NonZeroUsize::MIN,
+        max_connecting: NonZeroUsize::MIN,
         user_timeout: Duration::ZERO,
     })
 }

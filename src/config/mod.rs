@@ -101,12 +101,31 @@ pub struct Upstream {
     pub name: Arc<str>,
     /// Its endpoints; never none.
     pub endpoints: Vec<Endpoint>,
+    /// Which of them a connection gets.
+    pub balance: Balance,
+    /// How long an endpoint that came back takes to its full share; zero gives it at once.
+    pub slow_start: Duration,
     /// How long one connect may take.
     pub connect_timeout: Duration,
     /// How many endpoints are tried at most for one client.
     pub attempts: NonZeroUsize,
+    /// How many connects may be under way at once.
+    pub max_connecting: NonZeroUsize,
     /// How long sent bytes may stay unacknowledged; zero leaves it to the kernel.
     pub user_timeout: Duration,
+}
+
+/// How connections are shared out among endpoints, each by its weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Balance {
+    /// To the one with fewest connections.
+    LeastConnections,
+    /// In turn.
+    RoundRobin,
+    /// By lot.
+    Random,
+    /// By the client's address, so that a client finds the same one again, through any instance.
+    SourceHash,
 }
 
 /// One address of an upstream.

@@ -2,7 +2,7 @@
 
 use std::fmt::{self, Display, Formatter, Write as _};
 
-use super::document::{LOG_FORMAT, LOG_LEVEL, REJECT};
+use super::document::{BALANCE, LOG_FORMAT, LOG_LEVEL, REJECT};
 use super::values::{Span, display_size};
 use super::{Config, Listener, Networks, Upstream};
 use crate::routing::Route;
@@ -73,8 +73,11 @@ fn write_upstream(f: &mut Formatter<'_>, upstream: &Upstream) -> fmt::Result {
         let (address, weight, backup) = (quoted(&endpoint.address), endpoint.weight, endpoint.backup);
         writeln!(f, "      - {{ address: {address}, weight: {weight}, backup: {backup} }}")?;
     }
+    writeln!(f, "    balance: {}", word(&BALANCE, &upstream.balance))?;
+    writeln!(f, "    slow_start: {}", Span(upstream.slow_start))?;
     writeln!(f, "    connect_timeout: {}", Span(upstream.connect_timeout))?;
     writeln!(f, "    attempts: {}", upstream.attempts)?;
+    writeln!(f, "    max_connecting: {}", upstream.max_connecting)?;
     writeln!(f, "    user_timeout: {}", Span(upstream.user_timeout))
 }
 

@@ -152,9 +152,9 @@ fn keys_are_known_and_given_once() {
             &["routes[0].upstrem: unknown key; did you mean `upstream`?"],
         ),
         (
-            with_upstream_key("balance: random"),
-            &["upstreams.u.balance: unknown key; known here: `endpoints`, `connect_timeout`, `attempts`, \
-                   `user_timeout`"],
+            with_upstream_key("sticky: true"),
+            &["upstreams.u.sticky: unknown key; known here: `endpoints`, `balance`, `slow_start`, `connect_timeout`, \
+                   `attempts`, `max_connecting`, `user_timeout`"],
         ),
         (
             with_endpoints("{ adress: 'a:1' }"),
@@ -207,6 +207,19 @@ fn wrong_types_say_what_was_expected() {
             &["upstreams.u.attempts: expected a whole number from 1 to 10, found the number 11"],
         ),
         (
+            with_upstream_key("max_connecting: 0"),
+            &["upstreams.u.max_connecting: expected a whole number from 1 to 65536, found the number 0"],
+        ),
+        (
+            with_upstream_key("balance: leastconn"),
+            &["upstreams.u.balance: unknown value \"leastconn\"; known here: `least_connections`, `round_robin`, \
+                   `random`, `source_hash`"],
+        ),
+        (
+            with_upstream_key("balance: roundrobin"),
+            &["upstreams.u.balance: unknown value \"roundrobin\"; did you mean `round_robin`?"],
+        ),
+        (
             with_endpoints("{ address: 'a:1', weight: 1.5 }"),
             &["upstreams.u.endpoints[0].weight: expected a whole number from 1 to 256, found the number 1.5"],
         ),
@@ -246,6 +259,10 @@ fn durations_and_sizes_carry_units() {
         (
             with_upstream_key("user_timeout: 25h"),
             &["upstreams.u.user_timeout: \"25h\" is not within 10ms to 24h (0 turns it off)"],
+        ),
+        (
+            with_upstream_key("slow_start: 2h"),
+            &["upstreams.u.slow_start: \"2h\" is not within 10ms to 1h (0 turns it off)"],
         ),
         (
             with_upstream_key("user_timeout: -1"),
@@ -602,6 +619,8 @@ fn defaults_are_those_of_the_design() {
     assert_eq!(&*upstream.name, "u");
     assert_eq!((upstream.connect_timeout, upstream.attempts.get()), (Duration::from_secs(3), 3));
     assert_eq!(upstream.user_timeout, Duration::from_secs(120));
+    assert_eq!((upstream.balance, upstream.slow_start), (Balance::LeastConnections, Duration::from_secs(30)));
+    assert_eq!(upstream.max_connecting.get(), 256);
     let address = EndpointAddress { host: Host::Ip([10, 0, 0, 7].into()), port: 6443 };
     assert_eq!(upstream.endpoints, [Endpoint { address, weight: 1, backup: false }]);
     assert_eq!(config.log, Log { format: LogFormat::Json, level: tracing::Level::INFO, access: true });
@@ -621,7 +640,7 @@ routes:
   - { server_names: ['*.A.example.', '*'], upstream: a, half_close_timeout: 1.5s }
 upstreams:
   a: { endpoints: ['[2001:db8::1]:1', { address: 'Host.example.:2', weight: 256, backup: true }], user_timeout: 0 }
-  b: { endpoints: [host:3], attempts: 1, connect_timeout: 10ms }
+  b: { endpoints: [host:3], attempts: 1, connect_timeout: 10ms, balance: random, slow_start: 0, max_connecting: 9 }
 log: { format: text, level: debug, access: false }
 workers: 7
 ",
@@ -639,6 +658,8 @@ workers: 7
     let addresses: Vec<String> = config.upstreams[0].endpoints.iter().map(|one| one.address.to_string()).collect();
     assert_eq!(addresses, ["[2001:db8::1]:1", "host.example.:2"]);
     assert_eq!(config.upstreams[0].user_timeout, Duration::ZERO);
+    let b = &config.upstreams[1];
+    assert_eq!((b.balance, b.slow_start, b.max_connecting.get()), (Balance::Random, Duration::ZERO, 9));
     assert_eq!(config.log, Log { format: LogFormat::Text, level: tracing::Level::DEBUG, access: false });
     assert_eq!(config.workers.get(), 7);
     // Each listener has its own table.
@@ -722,6 +743,10 @@ fn the_effective_configuration_parses_back_to_itself() {
     ));
     assert_prints_back(&with_routes("{ no_server_name: true, upstream: u }"));
     assert_prints_back(&with_listeners("{ address: ':6443', v6_only: true, max_client_hello: 1000B, reject: reset }"));
+    for (balance, _) in document::BALANCE {
+        assert_prints_back(&with_upstream_key(&format!("balance: {balance}, slow_start: 90s, max_connecting: 7")));
+    }
+    assert_prints_back(&with_upstream_key("slow_start: 0"));
     assert_prints_back(&with_upstreams(
         "{ u: { endpoints: [{ address: '[::1]:1', weight: 3, backup: true }, a.example.:2], user_timeout: 0 }, \
            'null': { endpoints: [a:1] } }",
