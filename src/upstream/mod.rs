@@ -1,5 +1,6 @@
 //! Upstreams as they run: their endpoints with the connections each has, and the choice among them.
 
+pub mod balance;
 mod connect;
 mod resolve;
 
