@@ -44,6 +44,7 @@ pub(super) fn assemble(document: Document, collector: &Collector) -> Config {
         listeners: listeners(document.listeners, &sound, collector),
         routes,
         upstreams: document.upstreams,
+        dns: document.dns,
         log: document.log,
         workers: document.workers,
         warnings: Vec::new(),

@@ -15,7 +15,10 @@ use tracing::Level;
 
 use super::mistakes::Collector;
 use super::section::{Node, Section};
-use super::{Balance, Endpoint, ListenAddress, Log, LogFormat, Networks, Reject, Upstream, values};
+use super::{
+    Balance, Dns, Endpoint, EndpointAddress, ListenAddress, Log, LogFormat, Networks, OnRemoved, Reject, Upstream,
+    values,
+};
 use crate::hello::{AlpnProtocol, LARGEST_CLIENT_HELLO};
 use crate::server_name::ServerNamePattern;
 
@@ -25,6 +28,7 @@ pub(super) struct Document {
     pub(super) listeners_known: bool,
     pub(super) routes: Vec<RouteEntry>,
     pub(super) upstreams: Vec<Upstream>,
+    pub(super) dns: Dns,
     pub(super) log: Log,
     pub(super) workers: NonZeroUsize,
 }
@@ -64,6 +68,7 @@ pub(super) const BALANCE: [(&str, Balance); 4] = [
     ("random", Balance::Random),
     ("source_hash", Balance::SourceHash),
 ];
+pub(super) const ON_REMOVED: [(&str, OnRemoved); 2] = [("keep", OnRemoved::Keep), ("close", OnRemoved::Close)];
 pub(super) const LOG_FORMAT: [(&str, LogFormat); 2] = [("json", LogFormat::Json), ("text", LogFormat::Text)];
 pub(super) const LOG_LEVEL: [(&str, Level); 5] = [
     ("error", Level::ERROR),
@@ -96,6 +101,7 @@ pub(super) fn read(tree: &Value, collector: &Collector) -> Option<Document> {
             listeners,
             routes: route_nodes.iter().filter_map(|node| route(node, collector)).collect(),
             upstreams: upstream_nodes.iter().map(|(name, node)| upstream(name, node)).collect(),
+            dns: keys.optional("dns").and_then(|node| dns(&node)).unwrap_or_default(),
             log: keys.optional("log").and_then(|node| log(&node)).unwrap_or(DEFAULT_LOG),
             workers: keys.value("workers", cores(), values::count(1024)),
         }
@@ -194,6 +200,7 @@ fn upstream(name: &str, node: &Node<'_>) -> Upstream {
         attempts: keys.value("attempts", NonZeroUsize::MIN.saturating_add(2), values::count(10)),
         max_connecting: keys.value("max_connecting", MAX_CONNECTING, values::count(65_536)),
         user_timeout: keys.value("user_timeout", 2 * MINUTE, values::duration_or_off(SHORTEST, DAY)),
+        on_removed: keys.value("on_removed", OnRemoved::Keep, values::keyword(&ON_REMOVED)),
     });
     // Its name is known even if nothing else is, so that routes to it are right.
     read.unwrap_or_else(|| Upstream {
@@ -205,6 +212,7 @@ fn upstream(name: &str, node: &Node<'_>) -> Upstream {
         attempts: NonZeroUsize::MIN,
         max_connecting: NonZeroUsize::MIN,
         user_timeout: Duration::ZERO,
+        on_removed: OnRemoved::Keep,
     })
 }
 
@@ -217,23 +225,48 @@ fn endpoints(keys: &mut Section<'_>) -> Vec<Endpoint> {
         if seen.insert(endpoint.address.clone()) {
             endpoints.push(endpoint);
         } else {
-            node.mistaken(format!("`{}` is listed twice; `weight` gives it a larger share", endpoint.address));
+            let weight = match endpoint.address {
+                EndpointAddress::Service(_) => "",
+                _ => "; `weight` gives it a larger share",
+            };
+            node.mistaken(format!("`{}` is listed twice{weight}", endpoint.address));
         }
     }
     endpoints
 }
 
-/// The short form, `host:port`, or the long one.
+/// The short form, `host:port`, or the long one, which may name SRV records in place of an address.
 fn endpoint(node: &Node<'_>) -> Option<Endpoint> {
     if node.is_text() {
         return Some(Endpoint { address: node.read(values::endpoint_address)?, weight: 1, backup: false });
     }
     node.section(|keys| {
-        let address = keys.needed("address").and_then(|node| node.read(values::endpoint_address));
+        let service = keys.optional("srv");
+        let address = match &service {
+            None => keys.needed("address").and_then(|node| node.read(values::endpoint_address)),
+            Some(node) => node.read(values::service),
+        };
         let weight = keys.value("weight", NonZeroU32::MIN, values::count(256)).get();
+        if service.is_some() {
+            for (key, remedy) in [("address", "make two endpoints of the two"), ("weight", "SRV records have weights")]
+            {
+                if let Some(node) = keys.optional(key) {
+                    node.mistaken(format!("does not go with `srv`: {remedy}"));
+                }
+            }
+        }
         let backup = keys.value("backup", false, values::boolean);
         Some(Endpoint { address: address?, weight, backup })
     })?
+}
+
+fn dns(node: &Node<'_>) -> Option<Dns> {
+    node.section(|keys| Dns {
+        servers: keys.optional("servers").map_or_else(Vec::new, |node| {
+            let remedy = "name one, or leave the key out for those of /etc/resolv.conf";
+            each_once(&node.some_items(remedy), values::dns_server)
+        }),
+    })
 }
 
 const DEFAULT_LOG: Log = Log { format: LogFormat::Json, level: Level::INFO, access: true };

@@ -17,7 +17,7 @@ mod values;
 mod warnings;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -40,6 +40,8 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     /// Where they can go; [`crate::routing::UpstreamId`] counts in this list.
     pub upstreams: Vec<Upstream>,
+    /// Who is asked for names.
+    pub dns: Dns,
     /// What is logged, and how.
     pub log: Log,
     /// How many worker threads there are.
@@ -113,6 +115,8 @@ pub struct Upstream {
     pub max_connecting: NonZeroUsize,
     /// How long sent bytes may stay unacknowledged; zero leaves it to the kernel.
     pub user_timeout: Duration,
+    /// What becomes of connections to an endpoint that its name no longer leads to.
+    pub on_removed: OnRemoved,
 }
 
 /// How connections are shared out among endpoints, each by its weight.
@@ -128,33 +132,42 @@ pub enum Balance {
     SourceHash,
 }
 
-/// One address of an upstream.
+/// What becomes of connections to an endpoint that has gone from the answers of DNS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnRemoved {
+    /// They go on.
+    Keep,
+    /// They are closed.
+    Close,
+}
+
+/// One entry of an upstream's endpoints. A name stands for all its addresses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     /// Where to connect.
     pub address: EndpointAddress,
-    /// Its share of the connections, 1 to 256, relative to the other endpoints.
+    /// Its share of the connections, 1 to 256, relative to the other endpoints; SRV records bring their own.
     pub weight: u32,
     /// Whether it is used only when no other endpoint can be.
     pub backup: bool,
 }
 
-/// `host:port`.
+/// Where an endpoint is, as written. Names are in lower case, with the dot at their end if they were written with one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct EndpointAddress {
-    /// The host.
-    pub host: Host,
-    /// The port, never zero.
-    pub port: u16,
+pub enum EndpointAddress {
+    /// An IP address and a port, never zero.
+    Ip(SocketAddr),
+    /// A host name and a port, never zero.
+    Name(Box<str>, u16),
+    /// The name of SRV records, which say hosts, ports and weights.
+    Service(Box<str>),
 }
 
-/// What an endpoint is called.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Host {
-    /// An address.
-    Ip(IpAddr),
-    /// A lower-case name for the resolver; with the dot at its end if it was written with one.
-    Name(Box<str>),
+/// Who is asked for names.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// In place of the servers of `/etc/resolv.conf`, unless there is none here.
+    pub servers: Vec<SocketAddr>,
 }
 
 /// What is logged, and how.
@@ -220,9 +233,10 @@ impl fmt::Display for ListenAddress {
 
 impl fmt::Display for EndpointAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            Host::Ip(address) => write!(f, "{}", SocketAddr::new(*address, self.port)),
-            Host::Name(name) => write!(f, "{name}:{}", self.port),
+        match self {
+            Self::Ip(address) => write!(f, "{address}"),
+            Self::Name(name, port) => write!(f, "{name}:{port}"),
+            Self::Service(name) => f.write_str(name),
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::fmt::{self, Display, Formatter, Write as _};
 
-use super::document::{BALANCE, LOG_FORMAT, LOG_LEVEL, REJECT};
+use super::document::{BALANCE, LOG_FORMAT, LOG_LEVEL, ON_REMOVED, REJECT};
 use super::values::{Span, display_size};
-use super::{Config, Listener, Networks, Upstream};
+use super::{Config, EndpointAddress, Listener, Networks, Upstream};
 use crate::routing::Route;
 
 impl Display for Config {
@@ -17,6 +17,10 @@ impl Display for Config {
         }
         f.write_str("upstreams:\n")?;
         self.upstreams.iter().try_for_each(|upstream| write_upstream(f, upstream))?;
+        match self.dns.servers.as_slice() {
+            [] => writeln!(f, "# dns: as in /etc/resolv.conf")?,
+            servers => writeln!(f, "dns:\n  servers: {}", list(servers))?,
+        }
         let (format, level) = (word(&LOG_FORMAT, &self.log.format), word(&LOG_LEVEL, &self.log.level));
         writeln!(f, "log:\n  format: {format}\n  level: {level}\n  access: {}", self.log.access)?;
         writeln!(f, "workers: {}", self.workers)
@@ -71,14 +75,18 @@ fn write_upstream(f: &mut Formatter<'_>, upstream: &Upstream) -> fmt::Result {
     writeln!(f, "  {}:\n    endpoints:", quoted(&upstream.name))?;
     for endpoint in &upstream.endpoints {
         let (address, weight, backup) = (quoted(&endpoint.address), endpoint.weight, endpoint.backup);
-        writeln!(f, "      - {{ address: {address}, weight: {weight}, backup: {backup} }}")?;
+        match endpoint.address {
+            EndpointAddress::Service(_) => writeln!(f, "      - {{ srv: {address}, backup: {backup} }}")?,
+            _ => writeln!(f, "      - {{ address: {address}, weight: {weight}, backup: {backup} }}")?,
+        }
     }
     writeln!(f, "    balance: {}", word(&BALANCE, &upstream.balance))?;
     writeln!(f, "    slow_start: {}", Span(upstream.slow_start))?;
     writeln!(f, "    connect_timeout: {}", Span(upstream.connect_timeout))?;
     writeln!(f, "    attempts: {}", upstream.attempts)?;
     writeln!(f, "    max_connecting: {}", upstream.max_connecting)?;
-    writeln!(f, "    user_timeout: {}", Span(upstream.user_timeout))
+    writeln!(f, "    user_timeout: {}", Span(upstream.user_timeout))?;
+    writeln!(f, "    on_removed: {}", word(&ON_REMOVED, &upstream.on_removed))
 }
 
 fn word<T: PartialEq>(words: &[(&'static str, T)], meaning: &T) -> &'static str {

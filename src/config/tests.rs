@@ -128,16 +128,19 @@ fn keys_are_known_and_given_once() {
         (with_top("worker: 2"), &["worker: unknown key; did you mean `workers`?"]),
         (
             with_top("admin: { address: '127.0.0.1:9901' }"),
-            &["admin: unknown key; known here: `listeners`, `routes`, `upstreams`, `log`, `workers`"],
+            &["admin: unknown key; known here: `listeners`, `routes`, `upstreams`, `dns`, `log`, `workers`"],
         ),
         (
             with_top("log: !color { format: json }"),
             &["log: has a YAML tag, `!color`, which means nothing here: leave it out"],
         ),
-        (with_top("7: x"), &["7: unknown key; known here: `listeners`, `routes`, `upstreams`, `log`, `workers`"]),
+        (
+            with_top("7: x"),
+            &["7: unknown key; known here: `listeners`, `routes`, `upstreams`, `dns`, `log`, `workers`"],
+        ),
         (
             with_top("'a.b': x"),
-            &[r#"["a.b"]: unknown key; known here: `listeners`, `routes`, `upstreams`, `log`, `workers`"#],
+            &[r#"["a.b"]: unknown key; known here: `listeners`, `routes`, `upstreams`, `dns`, `log`, `workers`"#],
         ),
         (
             with_listener_key("reject_with: close"),
@@ -154,7 +157,7 @@ fn keys_are_known_and_given_once() {
         (
             with_upstream_key("sticky: true"),
             &["upstreams.u.sticky: unknown key; known here: `endpoints`, `balance`, `slow_start`, `connect_timeout`, \
-                   `attempts`, `max_connecting`, `user_timeout`"],
+                   `attempts`, `max_connecting`, `user_timeout`, `on_removed`"],
         ),
         (
             with_endpoints("{ adress: 'a:1' }"),
@@ -370,6 +373,59 @@ fn addresses_and_networks_are_exact() {
             with_route_key("allow: []"),
             &["routes[0].allow: is an empty list: nobody is allowed; leave the key out to allow every source"],
         ),
+    ]);
+}
+
+#[test]
+fn services_and_dns_servers_are_exact() {
+    let endpoints = |endpoint: &str| with_endpoints(&format!("{{ {endpoint} }}"));
+    let server = |text: &str| {
+        format!(
+            "dns.servers[0]: \"{text}\" is no address of a DNS server: write an IP address (a name would have to be \
+             resolved itself) and its port, such as `10.0.0.2:53` or `[2001:db8::1]:53`"
+        )
+    };
+    let wrong = ["dns.example:53", "10.0.0.2:0", "10.0.0.2:", "0.0.0.0", "::1:x", ""];
+    let servers = wrong.map(|text| (with_top(&format!("dns: {{ servers: ['{text}'] }}")), server(text)));
+    for (text, told) in &servers {
+        assert_mistakes(&[(text, &[told.as_str()])]);
+    }
+    assert_mistakes(&[
+        (
+            endpoints("srv: '_api._tcp.example:53'"),
+            &["upstreams.u.endpoints[0].srv: \"_api._tcp.example:53\" has a port, which SRV records say themselves: \
+               write `_api._tcp.example`"][..],
+        ),
+        (
+            endpoints("srv: 10.0.0.7"),
+            &["upstreams.u.endpoints[0].srv: \"10.0.0.7\" is an IP address: write `address` for it, with a port"],
+        ),
+        (
+            endpoints("srv: _api..example"),
+            &["upstreams.u.endpoints[0].srv: \"_api..example\" is no name of SRV records: it has an empty label"],
+        ),
+        (
+            endpoints("srv: _api._tcp.example, address: 'a:1', weight: 2"),
+            &[
+                "upstreams.u.endpoints[0].address: does not go with `srv`: make two endpoints of the two",
+                "upstreams.u.endpoints[0].weight: does not go with `srv`: SRV records have weights",
+            ],
+        ),
+        (endpoints("backup: true"), &["upstreams.u.endpoints[0].address: is missing"]),
+        (
+            with_endpoints("{ srv: _api._tcp.example }, { srv: _API._tcp.example, backup: true }"),
+            &["upstreams.u.endpoints[1]: `_api._tcp.example` is listed twice"],
+        ),
+        (
+            with_upstream_key("on_removed: clos"),
+            &["upstreams.u.on_removed: unknown value \"clos\"; did you mean `close`?"],
+        ),
+        (
+            with_top("dns: { servers: [] }"),
+            &["dns.servers: is an empty list: name one, or leave the key out for those of /etc/resolv.conf"],
+        ),
+        (with_top("dns: { servers: [10.0.0.2, '10.0.0.2:53'] }"), &["dns.servers[1]: `10.0.0.2:53` is listed twice"]),
+        (with_top("dns: { server: 10.0.0.2 }"), &["dns.server: unknown key; did you mean `servers`?"]),
     ]);
 }
 
@@ -621,7 +677,9 @@ fn defaults_are_those_of_the_design() {
     assert_eq!(upstream.user_timeout, Duration::from_secs(120));
     assert_eq!((upstream.balance, upstream.slow_start), (Balance::LeastConnections, Duration::from_secs(30)));
     assert_eq!(upstream.max_connecting.get(), 256);
-    let address = EndpointAddress { host: Host::Ip([10, 0, 0, 7].into()), port: 6443 };
+    assert_eq!(upstream.on_removed, OnRemoved::Keep);
+    assert_eq!(config.dns, Dns { servers: Vec::new() });
+    let address = EndpointAddress::Ip(([10, 0, 0, 7], 6443).into());
     assert_eq!(upstream.endpoints, [Endpoint { address, weight: 1, backup: false }]);
     assert_eq!(config.log, Log { format: LogFormat::Json, level: tracing::Level::INFO, access: true });
     assert_eq!(Some(config.workers), std::thread::available_parallelism().ok());
@@ -640,7 +698,15 @@ routes:
   - { server_names: ['*.A.example.', '*'], upstream: a, half_close_timeout: 1.5s }
 upstreams:
   a: { endpoints: ['[2001:db8::1]:1', { address: 'Host.example.:2', weight: 256, backup: true }], user_timeout: 0 }
-  b: { endpoints: [host:3], attempts: 1, connect_timeout: 10ms, balance: random, slow_start: 0, max_connecting: 9 }
+  b:
+    endpoints: [host:3, { srv: _Api._tcp.Example., backup: true }, { srv: api.service.consul }]
+    attempts: 1
+    connect_timeout: 10ms
+    balance: random
+    slow_start: 0
+    max_connecting: 9
+    on_removed: close
+dns: { servers: ['10.0.0.2:8600', 10.0.0.3, '[2001:db8::1]:53', '2001:db8::2'] }
 log: { format: text, level: debug, access: false }
 workers: 7
 ",
@@ -660,6 +726,12 @@ workers: 7
     assert_eq!(config.upstreams[0].user_timeout, Duration::ZERO);
     let b = &config.upstreams[1];
     assert_eq!((b.balance, b.slow_start, b.max_connecting.get()), (Balance::Random, Duration::ZERO, 9));
+    let [_, backup, consul] = &config.upstreams[1].endpoints[..] else { panic!("three endpoints") };
+    assert_eq!(backup.address, EndpointAddress::Service("_api._tcp.example.".into()));
+    assert_eq!((backup.backup, consul.backup), (true, false));
+    assert_eq!(config.upstreams[1].on_removed, OnRemoved::Close);
+    let servers: Vec<String> = config.dns.servers.iter().map(SocketAddr::to_string).collect();
+    assert_eq!(servers, ["10.0.0.2:8600", "10.0.0.3:53", "[2001:db8::1]:53", "[2001:db8::2]:53"]);
     assert_eq!(config.log, Log { format: LogFormat::Text, level: tracing::Level::DEBUG, access: false });
     assert_eq!(config.workers.get(), 7);
     // Each listener has its own table.
@@ -749,8 +821,10 @@ fn the_effective_configuration_parses_back_to_itself() {
     assert_prints_back(&with_upstream_key("slow_start: 0"));
     assert_prints_back(&with_upstreams(
         "{ u: { endpoints: [{ address: '[::1]:1', weight: 3, backup: true }, a.example.:2], user_timeout: 0 }, \
-           'null': { endpoints: [a:1] } }",
+           'null': { endpoints: [a:1, { srv: _api._tcp.example, backup: true }], on_removed: close } }",
     ));
+    assert_prints_back(&with_top("dns: { servers: ['[::1]:8600', 10.0.0.2] }"));
+    assert_prints_back(&with_top("dns: {}"));
 }
 
 #[test]

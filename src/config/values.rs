@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use serde_yaml::Value;
 
 use super::mistakes::suggestion;
-use super::{EndpointAddress, Host, ListenAddress};
+use super::{EndpointAddress, ListenAddress};
 use crate::server_name::{InvalidServerName, ServerName};
 
 /// What stands there, for messages.
@@ -229,29 +229,56 @@ pub(super) fn endpoint_address(value: &Value) -> Result<EndpointAddress, String>
     }
     let port = parse_port(port).filter(|port| *port != 0);
     let port = port.ok_or_else(|| format!("{text:?} does not end in a port from 1 to 65535"))?;
-    let host = parse_host(host).map_err(|reason| format!("{text:?} is no endpoint: its host {reason}"))?;
-    Ok(EndpointAddress { host, port })
+    endpoint_at(host, port).map_err(|reason| format!("{text:?} is no endpoint: its host {reason}"))
 }
 
-fn parse_host(text: &str) -> Result<Host, String> {
-    if let Some(inner) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
-        let address = inner.parse::<Ipv6Addr>().map_err(|_| "has brackets, but no IPv6 address in them".to_owned())?;
-        return connectable(address.into());
+fn endpoint_at(host: &str, port: u16) -> Result<EndpointAddress, String> {
+    let ip = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(inner) => Some(inner.parse::<Ipv6Addr>().map_err(|_| "has brackets, but no IPv6 address in them")?.into()),
+        None => host.parse::<IpAddr>().ok(),
+    };
+    match ip {
+        Some(ip) if is_connectable(ip) => Ok(EndpointAddress::Ip(SocketAddr::new(ip, port))),
+        Some(_) => Err("is no address that one can connect to".to_owned()),
+        None => Ok(EndpointAddress::Name(resolvable(host).map_err(|error| error.to_string())?, port)),
     }
-    if let Ok(address) = text.parse::<IpAddr>() {
-        return connectable(address);
-    }
-    let name: ServerName = text.parse().map_err(|error: InvalidServerName| error.to_string())?;
-    // The dot at the end matters to the resolver (no search domains), so it is kept.
+}
+
+/// A name for the resolver. The dot at its end keeps search domains away, so it stays.
+fn resolvable(text: &str) -> Result<Box<str>, InvalidServerName> {
+    let name: ServerName = text.parse()?;
     let dot = if text.ends_with('.') { "." } else { "" };
-    Ok(Host::Name(format!("{name}{dot}").into()))
+    Ok(format!("{name}{dot}").into())
 }
 
-fn connectable(address: IpAddr) -> Result<Host, String> {
-    if address.is_unspecified() || address.is_multicast() {
-        return Err("is no address that one can connect to".to_owned());
+fn is_connectable(address: IpAddr) -> bool {
+    !address.is_unspecified() && !address.is_multicast()
+}
+
+/// The name of SRV records.
+pub(super) fn service(value: &Value) -> Result<EndpointAddress, String> {
+    let text = text(value)?;
+    if let Some((name, _)) = text.split_once(':') {
+        return Err(format!("{text:?} has a port, which SRV records say themselves: write `{name}`"));
     }
-    Ok(Host::Ip(address))
+    let name = resolvable(text).map_err(|error| match error {
+        InvalidServerName::IpLiteral => format!("{text:?} is an IP address: write `address` for it, with a port"),
+        error => format!("{text:?} is no name of SRV records: it {error}"),
+    })?;
+    Ok(EndpointAddress::Service(name))
+}
+
+/// Where names are asked for: an IP address, and a port unless it is that of DNS.
+pub(super) fn dns_server(value: &Value) -> Result<SocketAddr, String> {
+    const DNS: u16 = 53;
+    let text = text(value)?;
+    let address = text.parse().or_else(|_| text.parse().map(|ip| SocketAddr::new(ip, DNS)));
+    address.ok().filter(|address| is_connectable(address.ip()) && address.port() != 0).ok_or_else(|| {
+        format!(
+            "{text:?} is no address of a DNS server: write an IP address (a name would have to be resolved itself) and \
+             its port, such as `10.0.0.2:53` or `[2001:db8::1]:53`"
+        )
+    })
 }
 
 fn parse_port(text: &str) -> Option<u16> {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::check::belongs;
 use super::values::Span;
-use super::{Config, EndpointAddress, Host, Listener, Upstream, counted, tree};
+use super::{Config, EndpointAddress, Listener, Upstream, counted, tree};
 use crate::routing::{Claim, UpstreamId};
 use crate::server_name::ServerNamePattern;
 
@@ -117,9 +117,9 @@ fn upstreams(config: &Config, id: UpstreamId, warnings: &mut Vec<Warning>) {
     }
 }
 
-/// How many attempts there can be: one an address, and a name may have any number of those.
+/// How many attempts there can be: one an address, and names may have any number of those.
 fn attempts(upstream: &Upstream) -> u32 {
-    let named = upstream.endpoints.iter().any(|endpoint| matches!(endpoint.address.host, Host::Name(_)));
+    let named = upstream.endpoints.iter().any(|endpoint| !matches!(endpoint.address, EndpointAddress::Ip(_)));
     let addresses = if named { usize::MAX } else { upstream.endpoints.len() };
     u32::try_from(upstream.attempts.get().min(addresses)).unwrap_or(u32::MAX)
 }
@@ -129,14 +129,17 @@ fn attempts(upstream: &Upstream) -> u32 {
 fn leads_to(endpoint: &EndpointAddress, listener: &Listener) -> bool {
     let bound = listener.address.socket_addr();
     let everywhere = bound.ip().is_unspecified();
-    let there = match &endpoint.host {
-        Host::Ip(address) => {
-            let address = address.to_canonical();
+    match endpoint {
+        EndpointAddress::Ip(endpoint) => {
+            let address = endpoint.ip().to_canonical();
             let same_family = address.is_ipv4() == bound.is_ipv4() || (bound.is_ipv6() && !listener.v6_only);
-            bound.ip() == address || everywhere && same_family && address.is_loopback()
+            let there = bound.ip() == address || everywhere && same_family && address.is_loopback();
+            there && bound.port() == endpoint.port()
         }
-        Host::Name(name) if &**name == "localhost" => everywhere || bound.ip().is_loopback(),
-        Host::Name(_) => false,
-    };
-    there && bound.port() == endpoint.port
+        EndpointAddress::Name(name, port) => {
+            let there = &**name == "localhost" && (everywhere || bound.ip().is_loopback());
+            there && bound.port() == *port
+        }
+        EndpointAddress::Service(_) => false,
+    }
 }

@@ -103,7 +103,7 @@ mod tests {
     fn upstream(endpoints: &[(u32, bool)]) -> Upstream {
         let endpoint = |&(weight, backup): &(u32, bool)| {
             Arc::new(Endpoint {
-                address: EndpointAddress { host: config::Host::Ip([127, 0, 0, 1].into()), port: 1 },
+                address: EndpointAddress::Ip(([127, 0, 0, 1], 1).into()),
                 resolver: Resolver::new(),
                 weight,
                 backup,

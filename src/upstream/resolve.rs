@@ -9,7 +9,7 @@ use tokio::net::lookup_host;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::{EndpointAddress, Host};
+use crate::config::EndpointAddress;
 
 /// How long an answer serves further connections: long enough for a burst, far below any TTL that matters.
 const FRESH: Duration = Duration::from_secs(1);
@@ -36,10 +36,12 @@ impl Resolver {
     /// # Errors
     /// When there is none, or none was found until `end`.
     pub(super) async fn addresses(&self, endpoint: &EndpointAddress, end: Instant) -> io::Result<Vec<SocketAddr>> {
-        let port = endpoint.port;
-        let name = match &endpoint.host {
-            Host::Ip(ip) => return Ok(vec![SocketAddr::new(*ip, port)]),
-            Host::Name(name) => name,
+        let (name, port) = match endpoint {
+            EndpointAddress::Ip(address) => return Ok(vec![*address]),
+            EndpointAddress::Name(name, port) => (name, *port),
+            EndpointAddress::Service(_) => {
+                return Err(io::Error::new(io::ErrorKind::Unsupported, "the system's resolver has no SRV records"));
+            }
         };
         let latest = timeout_at(end, Arc::clone(&self.latest).lock_owned()).await?;
         if let Some(answer) = latest.as_ref().filter(|answer| answer.at.elapsed() < FRESH) {
@@ -71,11 +73,11 @@ mod tests {
     #[tokio::test]
     async fn an_address_needs_no_look_up_and_a_name_gives_its_port() {
         let resolver = Resolver::new();
-        let address = EndpointAddress { host: Host::Ip([192, 0, 2, 1].into()), port: 6443 };
+        let address = EndpointAddress::Ip(([192, 0, 2, 1], 6443).into());
         assert_eq!(resolver.addresses(&address, soon()).await.unwrap(), ["192.0.2.1:6443".parse().unwrap()]);
         assert!(resolver.latest.lock().await.is_none());
 
-        let name = EndpointAddress { host: Host::Name("localhost".into()), port: 6443 };
+        let name = EndpointAddress::Name("localhost".into(), 6443);
         let addresses = resolver.addresses(&name, soon()).await.unwrap();
         assert!(!addresses.is_empty() && addresses.iter().all(|a| a.ip().is_loopback() && a.port() == 6443));
     }
@@ -83,7 +85,7 @@ mod tests {
     #[tokio::test]
     async fn while_one_looks_up_others_wait_for_its_answer_or_their_own_deadline() {
         let resolver = Resolver::new();
-        let name = EndpointAddress { host: Host::Name("nowhere.invalid".into()), port: 1 };
+        let name = EndpointAddress::Name("nowhere.invalid".into(), 1);
         let mut looking_up = resolver.latest.lock().await;
         let late = resolver.addresses(&name, Instant::now()).await;
         assert_eq!(late.unwrap_err().kind(), io::ErrorKind::TimedOut);
