@@ -2,6 +2,7 @@
 
 pub mod balance;
 mod connect;
+pub mod names;
 mod resolve;
 
 use std::sync::Arc;

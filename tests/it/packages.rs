@@ -9,8 +9,12 @@ use std::process::Command;
 const LICENCES: &[&str] = &["Apache-2.0", "MIT", "BSD-3-Clause", "ISC", "Unicode-3.0", "Unlicense", "Zlib"];
 
 /// Crates that are there in two versions, and why that cannot be helped.
-const DOUBLED: &[(&str, &str)] =
-    &[("syn", "build time only: derive macros are moving from 1 to 2 to 3 at their own pace")];
+const DOUBLED: &[(&str, &str)] = &[
+    ("getrandom", "0.2 of ring, 0.4 of hickory-resolver's rand"),
+    ("rand", "0.10 of hickory-resolver; 0.8 builds a table of tls-parser and is not shipped"),
+    ("rand_core", "as rand"),
+    ("syn", "build time only: derive macros are moving from 1 to 2 to 3 at their own pace"),
+];
 
 /// Crates that must never be shipped: C libraries of TLS, and what leads to them.
 const FORBIDDEN: &[&str] = &["openssl", "openssl-sys", "native-tls", "aws-lc-rs", "aws-lc-sys", "aws-lc-fips-sys"];

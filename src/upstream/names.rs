@@ -1,0 +1,186 @@
+//! [`Names`]: names to addresses in the background, again whenever an answer has had its time.
+//!
+//! `system` says what the host's files say, `servers` puts one question to the DNS servers in their order, `look_up`
+//! makes all questions that one name takes, and `memory` decides what of the answers is believed and when to ask again.
+//! This file is the loop around them. hickory-resolver is used as a client that asks one server one question: the order
+//! of servers, search domains and the hosts file are ours, because it asks servers at once (where a public one may stand
+//! second), takes the last answer of a search for the answer, and looks into the hosts file for the first name only.
+
+mod look_up;
+mod memory;
+mod runtime;
+mod servers;
+mod system;
+
+use std::fmt::Display;
+use std::future::pending;
+use std::hash::{BuildHasher, RandomState};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::{self, EndpointAddress};
+use look_up::Answer;
+use memory::{Heard, Memory, Outage};
+use system::{Files, System};
+
+/// However often somebody nudges, a name is looked up no more than once in this time.
+const NUDGED: Duration = Duration::from_secs(1);
+
+/// The resolver: who is asked, and what the host's files say. For one runtime, the one that its futures run on.
+#[derive(Debug)]
+pub struct Names {
+    servers: Vec<SocketAddr>,
+    files: Files,
+    system: Mutex<Option<Arc<System>>>,
+}
+
+/// One address that a name leads to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Resolved {
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// Whose address it is, as `host:port`: addresses of one host have the same.
+    pub target: Arc<str>,
+    /// Its share relative to others of the same priority, at least 1; 1 without SRV records.
+    pub weight: u32,
+    /// Lower ones come first; 0 without SRV records.
+    pub priority: u16,
+}
+
+/// Why a name leads nowhere.
+#[derive(Debug, thiserror::Error)]
+pub enum Unresolved {
+    /// DNS says so.
+    #[error("it has no address")]
+    NoAddress,
+    /// Nobody said anything of use.
+    #[error("{0}")]
+    Trouble(String),
+}
+
+impl Names {
+    /// A resolver on `/etc/resolv.conf` and `/etc/hosts`, which are read when first needed and whenever they changed.
+    pub fn new(config: &config::Dns) -> Self {
+        Self::on_files(config, "/etc/resolv.conf".into(), "/etc/hosts".into())
+    }
+
+    /// The same on other files.
+    pub fn on_files(config: &config::Dns, resolv_conf: PathBuf, hosts: PathBuf) -> Self {
+        Self { servers: config.servers.clone(), files: Files { resolv_conf, hosts }, system: Mutex::new(None) }
+    }
+
+    /// Resolves `what` for as long as it is polled, and tells its addresses first when the first look-up is over (none,
+    /// if it failed), then whenever they changed. Hosts come in a fixed order, by priority and name, the addresses of
+    /// each together, IPv6 first. A notice to `nudge` brings the next look-up forward: for when an address did not answer.
+    pub async fn follow(&self, what: &EndpointAddress, nudge: &Notify, mut told: impl FnMut(Vec<Resolved>)) -> ! {
+        if let EndpointAddress::Ip(address) = what {
+            told(Answer::of_address(*address).addresses);
+            loop {
+                pending::<()>().await;
+            }
+        }
+        follow_answers(what, |known| async move { self.look_up(what, &known).await }, nudge, told).await
+    }
+
+    /// Resolves `what` once.
+    ///
+    /// # Errors
+    /// Why there is no address.
+    pub async fn resolve(&self, what: &EndpointAddress) -> Result<Vec<Resolved>, Unresolved> {
+        let answer = self.look_up(what, &[]).await;
+        match (answer.addresses.is_empty(), answer.trouble) {
+            (false, _) => Ok(answer.addresses),
+            (true, None) => Err(Unresolved::NoAddress),
+            (true, Some(trouble)) => Err(Unresolved::Trouble(trouble)),
+        }
+    }
+
+    async fn look_up(&self, what: &EndpointAddress, known: &[Resolved]) -> Answer {
+        let system = self.system();
+        // On the heap: the resolver's futures are large, and one runs a name.
+        match what {
+            EndpointAddress::Ip(address) => Answer::of_address(*address),
+            EndpointAddress::Name(name, port) => Box::pin(look_up::host(&system, name, *port, known)).await,
+            EndpointAddress::Service(name) => Box::pin(look_up::service(&system, name, known)).await,
+        }
+    }
+
+    /// What the files say now.
+    fn system(&self) -> Arc<System> {
+        let mut latest = self.system.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = latest.take();
+        let current = match before {
+            Some(before) if before.is_current(&self.files) => before,
+            before => {
+                let read = System::read(&self.files, &self.servers);
+                if let Some(before) = before.filter(|before| before.asks() != read.asks()) {
+                    tracing::info!(old = before.asks(), new = read.asks(), "other DNS servers in resolv.conf");
+                }
+                Arc::new(read)
+            }
+        };
+        Arc::clone(latest.insert(current))
+    }
+}
+
+/// [`Names::follow`], whoever answers.
+async fn follow_answers<A: Future<Output = Answer>>(
+    name: impl Display,
+    ask: impl Fn(Vec<Resolved>) -> A,
+    nudge: &Notify,
+    mut told: impl FnMut(Vec<Resolved>),
+) -> ! {
+    let mut memory = Memory::default();
+    loop {
+        let answer = ask(memory.known().to_vec()).await;
+        let asked = Instant::now();
+        let Heard { replaced, outage, wait } = memory.hear(answer, asked);
+        match &outage {
+            Some(Outage::Begins(trouble)) => {
+                tracing::warn!(%name, trouble, "cannot be resolved; what is known of it stays");
+            }
+            Some(Outage::Ends) => tracing::info!(%name, "can be resolved again"),
+            None => {}
+        }
+        if let Some(old) = replaced {
+            log_change(&name, &old, memory.known());
+            told(memory.known().to_vec());
+        }
+        let nudged = async {
+            nudge.notified().await;
+            sleep_until(asked + NUDGED).await;
+        };
+        tokio::select! {
+            () = sleep_until(asked + jittered(wait)) => {}
+            () = nudged => {}
+        }
+    }
+}
+
+fn log_change(name: &impl Display, old: &[Resolved], new: &[Resolved]) {
+    match (listed(old), listed(new)) {
+        (old, new) if old.is_empty() && new.is_empty() => tracing::warn!(%name, "has no address"),
+        (old, new) if new.is_empty() => tracing::warn!(%name, old, "has no address any more"),
+        (old, new) if old.is_empty() => tracing::info!(%name, new, "resolved"),
+        (old, new) => tracing::info!(%name, old, new, "resolves otherwise"),
+    }
+}
+
+fn listed(addresses: &[Resolved]) -> String {
+    addresses.iter().map(|resolved| resolved.address.to_string()).collect::<Vec<_>>().join(" ")
+}
+
+/// Up to a tenth longer, so that names and instances do not all ask at once.
+fn jittered(wait: Duration) -> Duration {
+    // The hasher's keys are random, and randomness good enough for this.
+    let tenth = RandomState::new().hash_one(()) % 1_000;
+    wait + wait.mul_f64(f64::from(u32::try_from(tenth).unwrap_or_default()) / 10_000.0)
+}
+
+#[cfg(test)]
+mod tests;
