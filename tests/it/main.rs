@@ -22,6 +22,7 @@ mod hello;
 mod kubectl;
 mod listeners;
 mod memory;
+mod names;
 mod openssl;
 mod packages;
 mod peers;

@@ -2,6 +2,7 @@
 
 pub mod certs;
 pub mod descriptors;
+pub mod dns;
 pub mod gate;
 pub mod hello;
 pub mod kube_api;
