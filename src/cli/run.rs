@@ -7,7 +7,12 @@ use std::process::ExitCode;
 use anyhow::Context;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing::Level;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::STOPPED_SHORT;
 use crate::config::{Config, Log, LogFormat};
@@ -96,11 +101,18 @@ impl StopSignals {
 fn start_messages(log: &Log) -> anyhow::Result<Lines> {
     let lines = Lines::to(io::stderr()).context("cannot start the log")?;
     let subscriber = fmt().with_max_level(log.level).with_ansi(false).with_writer(lines.clone());
+    let own = own(log.level);
     match log.format {
-        LogFormat::Json => subscriber.json().flatten_event(true).with_target(false).init(),
-        LogFormat::Text => subscriber.with_target(false).init(),
+        LogFormat::Json => subscriber.json().flatten_event(true).with_target(false).finish().with(own).init(),
+        LogFormat::Text => subscriber.with_target(false).finish().with(own).init(),
     }
     Ok(lines)
+}
+
+/// Without what the resolver says of every datagram, also of those that strangers send it: its troubles are told by those
+/// who ask it.
+fn own(level: Level) -> Targets {
+    Targets::new().with_default(level).with_target("hickory", LevelFilter::OFF)
 }
 
 /// Every connection takes two descriptors, and the customary soft limit of 1024 is for programs that use select(2).
@@ -109,5 +121,22 @@ fn raise_descriptor_limit() {
     limit.current = limit.maximum;
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "cannot raise the limit of open files to its hard limit");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_has_our_messages_and_none_of_the_resolver() {
+        let wanted = own(Level::INFO);
+        assert!(wanted.would_enable("snigate::upstream::names", &Level::INFO));
+        assert!(!wanted.would_enable("snigate::upstream::names", &Level::DEBUG));
+        let talkative = own(Level::TRACE);
+        for target in ["hickory_net::udp::udp_client_stream", "hickory_resolver::name_server_pool", "hickory_proto"] {
+            assert!(!talkative.would_enable(target, &Level::ERROR), "{target}");
+        }
+        assert!(talkative.would_enable("snigate", &Level::TRACE));
     }
 }
