@@ -89,6 +89,7 @@ impl Admitted {
     fn start(self: Box<Self>, record: &mut Record) -> (Relay, upstream::Lease) {
         let Self { client, route, upstream, replay } = *self;
         record.relaying(&route);
+        record.live().heed(upstream.lease.notice());
         (Relay::new(client, upstream.socket, upstream.user_timeout, replay), upstream.lease)
     }
 }
@@ -118,7 +119,7 @@ async fn admit(
     record.routed(&route);
 
     let connected = tokio::select! {
-        connected = connect(upstream, record.accepted(), &replay) => connected.map_err(|error| Refusal::close(error.reason()))?,
+        connected = connect(upstream, source, record.accepted(), &replay) => connected.map_err(|error| Refusal::close(error.reason()))?,
         // Its reset spares the upstream a connection that nobody waits for.
         _ = client.ready(Interest::ERROR) => return Err(Refusal::close(Reason::ClientReset)),
     };

@@ -6,6 +6,7 @@
 //! main.rs            argv → command, exit code
 //!  7  cli            one file a command
 //!  5  server         the process: configuration → running upstreams, workers, signals
+//!     control        one thread: what is not a connection; upstreams kept up to date
 //!     worker         one thread, one single-threaded runtime, its listeners and its connections
 //!     listener       socket options, accept loop
 //!     crew           the workers as they see each other; hand-over
@@ -26,6 +27,7 @@ compile_error!("snigate runs on Linux only: it stands on SO_REUSEPORT, epoll and
 pub mod cli;
 pub mod config;
 pub mod connection;
+pub mod control;
 pub mod crew;
 pub mod hello;
 pub mod listener;

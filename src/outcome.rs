@@ -145,6 +145,8 @@ reasons! {
     SourceDenied = "source_denied" by Client,
     /// The route accepts none of the client's application protocols.
     AlpnDenied = "alpn_denied" by Client,
+    /// Too many connects to the upstream were under way.
+    UpstreamBusy = "upstream_busy" by Upstream,
     /// The endpoint answered the connect with a RST.
     ConnectRefused = "connect_refused" by Upstream,
     /// The endpoint did not answer the connect in time.
@@ -153,8 +155,10 @@ reasons! {
     ConnectFailed = "connect_failed" by Upstream,
     /// No local port was free for the connect (EADDRNOTAVAIL).
     NoLocalPort = "no_local_port" by Ours,
-    /// The endpoint's name has no address.
+    /// No endpoint's name has an address.
     DnsUnresolved = "dns_unresolved" by Upstream,
+    /// The endpoint's name no longer leads to it, and `on_removed` says that its connections close then.
+    EndpointRemoved = "endpoint_removed" by None,
     /// snigate is stopping.
     Drained = "drained" by None,
     /// A defect of ours, or a shortage: no descriptor or memory for the upstream's socket.

@@ -9,18 +9,19 @@ use tokio::sync::watch;
 
 use crate::config::{self, Config};
 use crate::connection::Ids;
+use crate::control;
 use crate::crew::Crew;
 use crate::listener;
 use crate::observe::access_log::AccessLog;
-use crate::upstream::Upstream;
+use crate::upstream::Keeper;
 use crate::worker::{self, Equipment};
 
 /// A running gate.
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<(Arc<str>, SocketAddr)>,
-    workers: Vec<JoinHandle<()>>,
-    /// The workers run for as long as it is there.
+    threads: Vec<JoinHandle<()>>,
+    /// The threads run for as long as it is there.
     running: watch::Sender<()>,
     log: AccessLog,
 }
@@ -38,8 +39,8 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
-    /// A worker's thread or runtime cannot be made.
-    #[error("cannot start a worker")]
+    /// A thread or its runtime cannot be made.
+    #[error("cannot start a thread")]
     Worker(#[from] io::Error),
 }
 
@@ -66,7 +67,7 @@ impl Server {
     /// When an address cannot be bound or a worker cannot start; nothing runs then.
     pub fn start(config: &Config, log: AccessLog) -> Result<Self, StartError> {
         let workers = config.workers.get();
-        let upstreams: Vec<_> = config.upstreams.iter().map(|upstream| Arc::new(Upstream::new(upstream))).collect();
+        let (upstreams, keepers): (Vec<_>, Vec<_>) = config.upstreams.iter().map(Keeper::of).unzip();
         let mut addresses = Vec::new();
         let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
         config.listeners.iter().try_for_each(|listener| listener::probe(listener).map_err(cannot_bind(listener)))?;
@@ -76,7 +77,8 @@ impl Server {
             sockets.iter_mut().zip(group).for_each(|(own, socket)| own.push(socket));
         }
         let listeners: Vec<_> = config.listeners.iter().cloned().map(Arc::new).collect();
-        let mut server = Self { addresses, workers: Vec::with_capacity(workers), running: watch::Sender::new(()), log };
+        let mut server = Self { addresses, threads: Vec::new(), running: watch::Sender::new(()), log };
+        server.threads.push(control::start(keepers, &config.dns, server.running.subscribe())?);
         for (number, (sockets, crew)) in sockets.into_iter().zip(Crew::of(workers)).enumerate() {
             let equipment = Equipment {
                 listeners: listeners.clone(),
@@ -86,7 +88,7 @@ impl Server {
                 log: server.log.clone(),
                 ids: Ids::of_worker(number),
             };
-            server.workers.push(worker::start(number, equipment, server.running.subscribe())?);
+            server.threads.push(worker::start(number, equipment, server.running.subscribe())?);
         }
         Ok(server)
     }
@@ -99,9 +101,10 @@ impl Server {
     /// Stops accepting, ends what is open with the reason `drained`, and returns when all of it is closed and logged.
     pub fn stop(self) {
         drop(self.running);
-        for worker in self.workers {
-            if worker.join().is_err() {
-                tracing::error!("a worker ended by a panic");
+        for thread in self.threads {
+            let name = thread.thread().name().map(str::to_owned);
+            if thread.join().is_err() {
+                tracing::error!(name, "a thread ended by a panic");
             }
         }
         self.log.flush();

@@ -2,20 +2,48 @@
 //!
 //! There is no timer a connection: one coarse tick a worker sweeps the table and stops what was silent for too long.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use slab::Slab;
+use tokio::time::Instant;
 
 use crate::outcome::{Reason, Side};
 
 /// How often [`LiveTable::sweep`] is to be called; timeouts are kept to this precision.
 pub const TICK: Duration = Duration::from_secs(1);
+
+/// Over how long the connections that get one [`Notice`] close, so that their clients do not come back all at once.
+const SPREAD: Duration = Duration::from_secs(10);
+
+/// Word to several connections, on any worker, that they are to close: each at its own moment within ten seconds.
+#[derive(Debug, Default)]
+pub struct Notice(OnceLock<(Reason, Instant)>);
+
+impl Notice {
+    /// Gives the word; the first stands.
+    pub fn give(&self, reason: Reason) {
+        let _ = self.0.set((reason, Instant::now()));
+    }
+
+    /// The reason, once it was given.
+    pub fn reason(&self) -> Option<Reason> {
+        self.0.get().map(|(reason, _)| *reason)
+    }
+
+    /// The reason, for the connection of this number, once its moment has come.
+    fn due(&self, number: usize) -> Option<Reason> {
+        let (reason, given) = self.0.get()?;
+        // Neighbours in the table came at one time: let them go at different ones.
+        let moment = SPREAD * u32::try_from(number % 10).unwrap_or(0) / 10;
+        (given.elapsed() >= moment).then_some(*reason)
+    }
+}
 
 /// One live connection: what its relay counts and what the worker tells it.
 #[derive(Debug)]
@@ -34,6 +62,7 @@ pub struct Live {
     lasts: Cell<bool>,
     stop: Cell<Option<Reason>>,
     waker: RefCell<Option<Waker>>,
+    notice: OnceCell<Arc<Notice>>,
 }
 
 /// How long a relay may be silent, in ticks. Unlimited before it relays: other deadlines hold there.
@@ -48,6 +77,11 @@ impl Live {
     pub fn limit_silence(&self, idle: Duration, half_closed: Duration) {
         self.last_byte.set(self.clock.get());
         self.limits.set(SilenceLimits { idle: ticks(idle), half_closed: ticks(half_closed) });
+    }
+
+    /// From now on the connection closes when the notice is given.
+    pub fn heed(&self, notice: &Arc<Notice>) {
+        let _ = self.notice.set(Arc::clone(notice));
     }
 
     /// Counts bytes that were delivered to the side opposite `from`.
@@ -130,7 +164,10 @@ impl Live {
         }
     }
 
-    fn sweep(&self) {
+    fn sweep(&self, number: usize) {
+        if let Some(reason) = self.notice.get().and_then(|notice| notice.due(number)) {
+            return self.stop(reason);
+        }
         let silent = self.clock.get().saturating_sub(self.last_byte.get());
         let limits = self.limits.get();
         if self.half_closed.get() {
@@ -189,6 +226,7 @@ impl LiveTable {
             lasts: Cell::new(false),
             stop: Cell::new(self.stop.get()),
             waker: RefCell::new(None),
+            notice: OnceCell::new(),
         });
         let key = self.entries.borrow_mut().insert(Rc::clone(&live));
         self.count.fetch_add(1, Ordering::Relaxed);
@@ -198,8 +236,8 @@ impl LiveTable {
     /// One [`TICK`] has passed: stops every connection that was silent for longer than it may be.
     pub fn sweep(&self) {
         self.clock.set(self.clock.get().saturating_add(1));
-        for (_, live) in &*self.entries.borrow() {
-            live.sweep();
+        for (number, live) in &*self.entries.borrow() {
+            live.sweep(number);
         }
     }
 
@@ -295,6 +333,25 @@ mod tests {
         assert_eq!(stopped(&live), None);
         table.sweep();
         assert_eq!(stopped(&live), Some(Reason::HalfCloseTimeout));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_notice_closes_all_of_its_connections_one_after_another() {
+        let (table, first) = entry(100, 100);
+        let others: Vec<_> = (0..19).map(|_| table.enter()).collect();
+        let (notice, other) = (Arc::default(), table.enter());
+        others.iter().chain([&first]).for_each(|live| live.heed(&notice));
+        table.sweep();
+        assert_eq!(stopped(&first), None);
+        notice.give(Reason::EndpointRemoved);
+        let mut closed = Vec::new();
+        for _ in 0..10 {
+            table.sweep();
+            closed.push(others.iter().chain([&first]).filter(|live| live.stop_reason().is_some()).count());
+            tokio::time::advance(TICK).await;
+        }
+        assert_eq!(closed, (1..=10).map(|tick| 2 * tick).collect::<Vec<_>>());
+        assert_eq!((stopped(&first), stopped(&other)), (Some(Reason::EndpointRemoved), None));
     }
 
     #[test]

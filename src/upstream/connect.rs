@@ -1,8 +1,9 @@
 //! Reaching an endpoint: attempts, each on a different one, within the time that clients wait.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -37,14 +38,12 @@ pub struct Connection {
 /// Why no endpoint could be reached: what the last attempt ran into.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The endpoint's name has no address, or none was found in time.
-    #[error("cannot resolve {name}: {source}")]
-    Unresolved {
-        /// The endpoint as configured.
-        name: String,
-        /// What the resolver said.
-        source: io::Error,
-    },
+    /// There is no endpoint: no name has an address.
+    #[error("no name of the upstream has an address")]
+    Nobody,
+    /// Too many connects to this upstream are under way, and too many clients wait for their turn.
+    #[error("too many connects are under way")]
+    Busy,
     /// We cannot even have a socket: descriptors or memory ran short.
     #[error("cannot open a socket: {0}")]
     NoSocket(#[source] io::Error),
@@ -65,15 +64,11 @@ pub enum ConnectError {
 }
 
 impl ConnectError {
-    /// Whether another endpoint would fail alike.
-    fn is_ours(&self) -> bool {
-        matches!(self, Self::NoSocket(_))
-    }
-
     /// The reason that the connection ends with.
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Unresolved { .. } => Reason::DnsUnresolved,
+            Self::Nobody => Reason::DnsUnresolved,
+            Self::Busy => Reason::UpstreamBusy,
             Self::NoSocket(_) => Reason::Internal,
             Self::TimedOut { .. } => Reason::ConnectTimeout,
             Self::Failed { source, .. } => match source.kind() {
@@ -86,81 +81,98 @@ impl ConnectError {
     }
 }
 
-/// Connects to one endpoint of `upstream`: up to its `attempts`, each on another address (of a name with
-/// both families: one of either), as many as fit before 9 s after `accepted`; the first always has its full time. Of
-/// `first_words` as much is sent as goes along with an established connection at no further cost, so an attempt that
-/// failed has sent nothing.
+/// Connects a client from `source` to an endpoint of `upstream`: up to its `attempts`, each on another endpoint (of a
+/// host with both families: one of either), as many as fit before 9 s after `accepted`; the first always has its full
+/// time. Of `first_words` as much is sent as goes along with an established connection at no further cost, so an attempt
+/// that failed has sent nothing.
 ///
 /// # Errors
 /// What the last attempt ran into.
-pub async fn connect(upstream: &Upstream, accepted: Instant, first_words: &[u8]) -> Result<Connection, ConnectError> {
+pub async fn connect(
+    upstream: &Upstream,
+    source: IpAddr,
+    accepted: Instant,
+    first_words: &[u8],
+) -> Result<Connection, ConnectError> {
     let end = (accepted + BUDGET).max(Instant::now() + upstream.connect_timeout);
-    let mut attempts = upstream.attempts;
+    let _turn = upstream.turn(end).await.ok_or(ConnectError::Busy)?;
     let mut tried = Vec::new();
     let mut failure = None;
-    while let Some(index) = upstream.pick(&tried) {
-        tried.push(index);
-        let endpoint = &upstream.endpoints[index];
-        let lease = Lease::take(endpoint);
-        match try_endpoint(upstream, endpoint, &mut attempts, end, first_words).await {
-            Ok(Established { socket, address, sent }) => {
-                return Ok(Connection { socket, address, sent, user_timeout: upstream.user_timeout, lease });
-            }
-            Err(error) => {
-                let (upstream, endpoint) = (&upstream.name, &endpoint.address);
-                match error.reason().fault() {
-                    Fault::Ours => tracing::error!(%upstream, %endpoint, %error, "attempt failed"),
-                    _ => tracing::warn!(%upstream, %endpoint, %error, "attempt failed"),
-                }
-                failure = Some(error);
-            }
-        }
-        let hopeless = failure.as_ref().is_some_and(ConnectError::is_ours);
-        if hopeless || attempts == 0 || Instant::now() >= end {
-            break;
-        }
-    }
-    Err(failure.unwrap_or_else(|| unreachable!("an upstream has at least one endpoint and one attempt")))
-}
-
-/// Tries the addresses of one endpoint; each attempt is one address, or two of different families.
-async fn try_endpoint(
-    upstream: &Upstream,
-    endpoint: &Endpoint,
-    attempts: &mut usize,
-    end: Instant,
-    first_words: &[u8],
-) -> Result<Established, ConnectError> {
-    let until = || end.min(Instant::now() + upstream.connect_timeout);
-    let addresses = endpoint.resolver.addresses(&endpoint.address, until()).await.map_err(|source| {
-        *attempts -= 1;
-        ConnectError::Unresolved { name: endpoint.address.to_string(), source }
-    })?;
-    let mut failure = None;
-    for pair in in_pairs(&addresses) {
-        if *attempts == 0 || (failure.is_some() && Instant::now() >= end) {
-            break;
-        }
-        *attempts -= 1;
-        match attempt(pair, until(), first_words).await {
-            Ok(connected) => return Ok(connected),
+    for _ in 0..upstream.attempts {
+        // Only who has tried nobody yet waits for somebody to try.
+        let Some(endpoint) = upstream.pick(source, &tried, failure.is_none().then_some(end)).await else { break };
+        let until = end.min(Instant::now() + upstream.connect_timeout);
+        match attempt(upstream, endpoint, &mut tried, until, first_words).await {
+            Ok(connection) => return Ok(connection),
             Err(error @ ConnectError::NoSocket(_)) => return Err(error),
             Err(error) => failure = Some(error),
         }
+        if Instant::now() >= end {
+            break;
+        }
     }
-    Err(failure.unwrap_or_else(|| unreachable!("a name resolves to one address at least, and one attempt is left")))
+    Err(failure.unwrap_or(ConnectError::Nobody))
 }
 
-/// The addresses of a name, each with its counterpart of the other family where there is one, in the resolver's order.
-fn in_pairs(addresses: &[SocketAddr]) -> Vec<(SocketAddr, Option<SocketAddr>)> {
-    let preferred = |address: &&SocketAddr| addresses.first().is_some_and(|first| first.is_ipv4() == address.is_ipv4());
-    let (first, second): (Vec<_>, Vec<_>) = addresses.iter().partition(preferred);
-    let pairs = first.len().max(second.len());
-    let pair = |at: usize| match (first.get(at), second.get(at)) {
-        (Some(first), second) => Some((*first, second.copied())),
-        (None, second) => second.map(|alone| (*alone, None)),
+/// Connects to an endpoint, and beside it to the same host by its other family once the first has failed or takes
+/// [`HEAD_START`]. The first to connect wins; when both fail, the failure of the last one stands.
+async fn attempt(
+    upstream: &Upstream,
+    first: Arc<Endpoint>,
+    tried: &mut Vec<SocketAddr>,
+    until: Instant,
+    first_words: &[u8],
+) -> Result<Connection, ConnectError> {
+    tried.push(first.address);
+    let second = upstream.sibling(&first, tried);
+    let mut first = pin!(reach(upstream, first, until, first_words));
+    let Some(second) = second else { return first.await };
+    let failed = match timeout(HEAD_START, &mut first).await {
+        Ok(Ok(connection)) => return Ok(connection),
+        Ok(Err(_)) => true,
+        Err(_) => false,
     };
-    (0..pairs).filter_map(pair).collect()
+    tried.push(second.address);
+    let mut second = pin!(reach(upstream, second, until, first_words));
+    if failed {
+        return second.await;
+    }
+    tokio::select! {
+        connected = &mut first => match connected {
+            Ok(connection) => Ok(connection),
+            Err(_) => second.await,
+        },
+        connected = &mut second => match connected {
+            Ok(connection) => Ok(connection),
+            Err(_) => first.await,
+        },
+    }
+}
+
+/// Connects to one endpoint, and tells of a failure that is not ours.
+async fn reach(
+    upstream: &Upstream,
+    endpoint: Arc<Endpoint>,
+    until: Instant,
+    first_words: &[u8],
+) -> Result<Connection, ConnectError> {
+    let lease = Lease::take(&endpoint);
+    match connect_to(endpoint.address, until, first_words).await {
+        Ok(Established { socket, address, sent }) => {
+            upstream.note_success(&endpoint);
+            Ok(Connection { socket, address, sent, user_timeout: upstream.user_timeout, lease })
+        }
+        Err(error) => {
+            let (name, target) = (&upstream.name, &endpoint.target);
+            if error.reason().fault() == Fault::Ours {
+                tracing::error!(upstream = %name, endpoint = %target, %error, "attempt failed");
+            } else {
+                tracing::warn!(upstream = %name, endpoint = %target, %error, "attempt failed");
+                upstream.note_failure(&endpoint);
+            }
+            Err(error)
+        }
+    }
 }
 
 /// What an attempt comes to when it succeeds.
@@ -168,36 +180,6 @@ struct Established {
     socket: TcpStream,
     address: SocketAddr,
     sent: usize,
-}
-
-/// Connects to the first address, and beside it to the second once the first has failed or takes [`HEAD_START`]. The
-/// first to connect wins; when both fail, the failure of the last one stands.
-async fn attempt(
-    (first, second): (SocketAddr, Option<SocketAddr>),
-    end: Instant,
-    first_words: &[u8],
-) -> Result<Established, ConnectError> {
-    let mut first = pin!(connect_to(first, end, first_words));
-    let Some(second) = second else { return first.await };
-    let failed = match timeout(HEAD_START, &mut first).await {
-        Ok(Ok(connected)) => return Ok(connected),
-        Ok(Err(_)) => true,
-        Err(_) => false,
-    };
-    let mut second = pin!(connect_to(second, end, first_words));
-    if failed {
-        return second.await;
-    }
-    tokio::select! {
-        connected = &mut first => match connected {
-            Ok(connected) => Ok(connected),
-            Err(_) => second.await,
-        },
-        connected = &mut second => match connected {
-            Ok(connected) => Ok(connected),
-            Err(_) => first.await,
-        },
-    }
 }
 
 async fn connect_to(address: SocketAddr, end: Instant, first_words: &[u8]) -> Result<Established, ConnectError> {
@@ -261,17 +243,29 @@ pub fn keep_alive(socket: &TcpStream, user_timeout: UserTimeout) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::balance::Standing;
+    use super::super::choice::{Choice, Placed};
+    use super::super::{Keeper, Place};
     use super::*;
+    use crate::config::{Balance, Config};
     use std::io::Read;
     use std::net::{Ipv4Addr, TcpListener};
 
-    #[test]
-    fn addresses_of_both_families_go_in_pairs() {
-        let [a, b, c]: [SocketAddr; 3] = ["[::1]:1", "192.0.2.1:1", "[::2]:1"].map(|text| text.parse().unwrap());
-        assert_eq!(in_pairs(&[]), []);
-        assert_eq!(in_pairs(&[a]), [(a, None)]);
-        assert_eq!(in_pairs(&[a, b, c]), [(a, Some(b)), (c, None)]);
-        assert_eq!(in_pairs(&[b, a, c]), [(b, Some(a)), (c, None)]);
+    /// An upstream of these endpoints, each an address of the host beside it, and one attempt for each client.
+    fn upstream(endpoints: &[(SocketAddr, &str)]) -> Arc<Upstream> {
+        let yaml = "
+            listeners: [{ address: '127.0.0.1:0' }]
+            routes: [{ server_names: [a.test], upstream: up }]
+            upstreams: { up: { endpoints: ['127.0.0.1:1'], attempts: 1, connect_timeout: 30s } }";
+        let upstream = Keeper::of(&Config::parse(yaml).unwrap().upstreams[0]).0;
+        let placed = |&(address, target): &(SocketAddr, &str)| Placed {
+            endpoint: Arc::new(Endpoint::new(address, target.into(), 1, false)),
+            standing: Standing::Up,
+            back_since: None,
+        };
+        let placed = endpoints.iter().map(placed).collect();
+        upstream.choice.store(Arc::new(Choice::new(Balance::RoundRobin, Duration::ZERO, placed, false, 0)));
+        upstream
     }
 
     #[tokio::test]
@@ -280,10 +274,57 @@ mod tests {
         let alive = listener.local_addr().unwrap();
         // Nobody listens there on IPv6, whether or not this host has it.
         let dead = format!("[::1]:{}", alive.port()).parse().unwrap();
-        let end = Instant::now() + Duration::from_secs(30);
-        let reached = attempt((dead, Some(alive)), end, b"").await.unwrap();
-        assert_eq!(reached.address, alive);
-        assert!(attempt((dead, None), end, b"").await.is_err());
+        let source = Ipv4Addr::LOCALHOST.into();
+        let one_host = upstream(&[(dead, "host:1"), (alive, "host:1")]);
+        for _ in 0..2 {
+            assert_eq!(connect(&one_host, source, Instant::now(), b"").await.unwrap().address, alive);
+        }
+        let two_hosts = upstream(&[(dead, "host:1"), (alive, "other:1")]);
+        let mut reached = 0;
+        for _ in 0..2 {
+            reached += usize::from(connect(&two_hosts, source, Instant::now(), b"").await.is_ok());
+        }
+        assert_eq!(reached, 1, "another host is another attempt");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn turns_to_connect_are_bounded_and_so_are_those_who_wait() {
+        let upstream = upstream(&[]);
+        let soon = Instant::now() + Duration::from_secs(3);
+        let mut turns = Vec::new();
+        while let Ok(turn) = upstream.turns.try_acquire() {
+            turns.push(turn);
+        }
+        assert_eq!(turns.len(), 256);
+        assert!(upstream.turn(soon).await.is_none(), "none came in time");
+        let waiting: Vec<_> = (0..upstream.max_waiting).map(|_| Place::take(&upstream.waiting, 256).unwrap()).collect();
+        let began = Instant::now();
+        assert!(upstream.turn(began + Duration::from_secs(3)).await.is_none());
+        assert_eq!(began.elapsed(), Duration::ZERO, "too many wait already");
+        drop(waiting);
+        let (turn, ()) = tokio::join!(upstream.turn(began + Duration::from_secs(3)), async { drop(turns.pop()) });
+        assert!(turn.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_waits_for_the_first_endpoint_within_its_time() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let upstream = upstream(&[]);
+        let young = |placed| Arc::new(Choice::new(Balance::RoundRobin, Duration::ZERO, placed, true, 0));
+        upstream.choice.store(young(Vec::new()));
+        let (source, began) = (Ipv4Addr::LOCALHOST.into(), Instant::now());
+        let error = connect(&upstream, source, began, b"").await.unwrap_err();
+        assert_eq!((error.reason(), began.elapsed()), (Reason::DnsUnresolved, Duration::from_secs(30)));
+
+        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), "host:1".into(), 1, false));
+        let found = young(vec![Placed { endpoint, standing: Standing::Up, back_since: None }]);
+        let find = async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            upstream.choice.store(found);
+            upstream.changed.notify_waiters();
+        };
+        let (connected, ()) = tokio::join!(connect(&upstream, source, Instant::now(), b""), find);
+        connected.unwrap();
     }
 
     #[tokio::test]

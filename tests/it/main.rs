@@ -15,6 +15,7 @@ mod curl;
 mod demo;
 mod descriptors;
 mod docs;
+mod endpoints;
 mod exhaustion;
 mod half_close;
 mod harness;

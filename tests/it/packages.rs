@@ -33,6 +33,7 @@ const LAYERS: &[&str] = &[
     "crew",
     "listener",
     "worker",
+    "control",
     "server",
     "cli",
 ];

@@ -1,0 +1,73 @@
+//! The endpoints of an upstream as they stand, to choose from: made anew whenever one of them changes, and read by all
+//! workers without a lock.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::balance::{Circumstances, Member, Standing, Tiers, key_of, ramp};
+use super::endpoint::Endpoint;
+use crate::config::Balance;
+
+/// An endpoint in its present standing.
+#[derive(Clone, Debug)]
+pub(super) struct Placed {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) standing: Standing,
+    /// When it came back, if it did so lately: slow start counts from there.
+    pub(super) back_since: Option<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) struct Choice {
+    placed: Vec<Placed>,
+    tiers: Tiers,
+    slow_start: Duration,
+    /// An endpoint may be in its slow start.
+    starting: bool,
+    /// Names are being resolved for the first time, so that waiting may help.
+    pub(super) is_young: bool,
+}
+
+impl Choice {
+    pub(super) fn new(
+        balance: Balance,
+        slow_start: Duration,
+        placed: Vec<Placed>,
+        is_young: bool,
+        seed: usize,
+    ) -> Self {
+        let member = |placed: &Placed| {
+            let endpoint = &placed.endpoint;
+            let member = Member { key: key_of(endpoint.address), weight: endpoint.weight };
+            (member, placed.standing, endpoint.backup)
+        };
+        let tiers = Tiers::new(balance, &placed.iter().map(member).collect::<Vec<_>>(), seed);
+        let starting = placed.iter().any(|placed| placed.back_since.is_some());
+        Self { placed, tiers, slow_start, starting, is_young }
+    }
+
+    /// The endpoint for the next attempt.
+    pub(super) fn pick(&self, source: IpAddr, tried: &[SocketAddr]) -> Option<&Arc<Endpoint>> {
+        let number = |address| self.placed.iter().position(|placed| placed.endpoint.address == address);
+        let tried: Vec<_> = tried.iter().copied().filter_map(number).collect();
+        let now = self.starting.then(Instant::now);
+        let ramp = |at: usize| match (now, self.placed[at].back_since) {
+            (Some(now), Some(since)) => ramp(now.saturating_duration_since(since), self.slow_start),
+            _ => 1.0,
+        };
+        let load = |at: usize| self.placed[at].endpoint.open();
+        let picked = self.tiers.pick(&Circumstances { source, tried: &tried, load: &load, ramp: &ramp });
+        picked.map(|at| &self.placed[at].endpoint)
+    }
+
+    /// The same host by the other family, if it stands as well and was not tried.
+    pub(super) fn sibling(&self, of: &Endpoint, tried: &[SocketAddr]) -> Option<&Arc<Endpoint>> {
+        let own = self.placed.iter().find(|placed| placed.endpoint.address == of.address)?;
+        let mut others = self.placed.iter().filter(|other| other.standing == own.standing);
+        let is_fit = |other: &Endpoint| other.is_sibling_of(of) && !tried.contains(&other.address);
+        others.find(|other| is_fit(&other.endpoint)).map(|other| &other.endpoint)
+    }
+}

@@ -1,0 +1,125 @@
+//! One endpoint as it runs: where it is, and the connections it has.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::observe::live::Notice;
+use crate::outcome::Reason;
+
+/// One address of an upstream. Workers share it.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// Where it is.
+    pub address: SocketAddr,
+    /// The `host:port` it was found as. The addresses of one host share it.
+    pub target: Arc<str>,
+    /// Its share of the connections, relative to the other endpoints.
+    pub weight: u32,
+    /// Whether it is used only when no other endpoint can be.
+    pub backup: bool,
+    /// Connections open or being opened.
+    open: AtomicUsize,
+    /// The last connect failed: the next that does not is news.
+    failing: AtomicBool,
+    /// For the connections it has.
+    notice: Arc<Notice>,
+}
+
+impl Endpoint {
+    /// An endpoint without connections.
+    pub(super) fn new(address: SocketAddr, target: Arc<str>, weight: u32, backup: bool) -> Self {
+        let (open, failing, notice) = (AtomicUsize::new(0), AtomicBool::new(false), Arc::default());
+        Self { address, target, weight, backup, open, failing, notice }
+    }
+
+    /// Connections open or being opened.
+    pub fn open(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
+    }
+
+    /// Has its connections closed, one after another.
+    pub(super) fn dismiss(&self, reason: Reason) {
+        self.notice.give(reason);
+    }
+
+    /// Where its connections learn that they are to close.
+    pub fn notice(&self) -> &Arc<Notice> {
+        &self.notice
+    }
+
+    pub(super) fn note_failure(&self) {
+        self.failing.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the connect before this one had failed. A plain read, but for the first success after a failure.
+    pub(super) fn note_success(&self) -> bool {
+        self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the other is the same host by another family of addresses.
+    pub(super) fn is_sibling_of(&self, other: &Self) -> bool {
+        self.target == other.target && self.address.is_ipv4() != other.address.is_ipv4()
+    }
+}
+
+/// A connection's share of an endpoint, counted for as long as this lives.
+#[derive(Debug)]
+pub struct Lease(Arc<Endpoint>);
+
+impl Lease {
+    pub(super) fn take(endpoint: &Arc<Endpoint>) -> Self {
+        endpoint.open.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(endpoint))
+    }
+}
+
+impl std::ops::Deref for Lease {
+    type Target = Endpoint;
+
+    fn deref(&self) -> &Endpoint {
+        &self.0
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(address: &str, target: &str) -> Arc<Endpoint> {
+        Arc::new(Endpoint::new(address.parse().unwrap(), target.into(), 1, false))
+    }
+
+    #[test]
+    fn a_connection_counts_for_as_long_as_its_lease_lives() {
+        let endpoint = endpoint("192.0.2.1:1", "a:1");
+        let leases = [Lease::take(&endpoint), Lease::take(&endpoint)];
+        assert_eq!(endpoint.open(), 2);
+        drop(leases);
+        assert_eq!(endpoint.open(), 0);
+    }
+
+    #[test]
+    fn only_the_first_success_after_a_failure_is_news() {
+        let endpoint = endpoint("192.0.2.1:1", "a:1");
+        assert!(!endpoint.note_success());
+        endpoint.note_failure();
+        endpoint.note_failure();
+        assert!(endpoint.note_success());
+        assert!(!endpoint.note_success());
+    }
+
+    #[test]
+    fn siblings_are_one_host_by_both_families() {
+        let [four, six, other] = [("192.0.2.1:1", "a:1"), ("[2001:db8::1]:1", "a:1"), ("[2001:db8::2]:1", "b:1")]
+            .map(|(a, t)| endpoint(a, t));
+        assert!(four.is_sibling_of(&six) && six.is_sibling_of(&four));
+        assert!(!four.is_sibling_of(&four) && !four.is_sibling_of(&other));
+    }
+}
