@@ -228,6 +228,7 @@ impl Record {
             duration: self.accepted.elapsed(),
             sent: self.live.sent(),
             received: self.live.received(),
+            spliced: self.live.spliced(),
             phase: self.phase.label(),
             reason: end.reason.label(),
             closed_by: end.closed_by.label(),

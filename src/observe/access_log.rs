@@ -90,6 +90,8 @@ pub struct Line<'a> {
     pub sent: u64,
     /// Bytes delivered to the client.
     pub received: u64,
+    /// Of both, the bytes that were spliced: moved by the kernel alone.
+    pub spliced: u64,
     /// The stage it ended in.
     pub phase: &'static str,
     /// Why it ended.
@@ -121,6 +123,7 @@ impl Line<'_> {
         fields.milliseconds("duration_ms", Some(self.duration));
         fields.value("sent", Some(self.sent));
         fields.value("received", Some(self.received));
+        fields.value("spliced", Some(self.spliced));
         fields.word("phase", Some(self.phase));
         fields.word("reason", Some(self.reason));
         fields.word("closed_by", Some(self.closed_by));
@@ -165,6 +168,7 @@ mod tests {
             duration: Duration::from_micros(1500),
             sent: 0,
             received: 0,
+            spliced: 0,
             phase: "hello",
             reason: "server_name_invalid",
             closed_by: "snigate",
@@ -181,7 +185,7 @@ mod tests {
                 r#"{"time":"2026-01-02T03:04:05.678Z","id":"1-2-3","source":"192.0.2.1:5000","listener":"kube","#,
                 r#""server_name":"a\\x20b","alpn":"h2,http/1.1","ja4":null,"ech":false,"hello_bytes":517,"#,
                 r#""hello_records":1,"route":null,"upstream":null,"endpoint":null,"local_port":null,"#,
-                r#""connect_ms":null,"duration_ms":1.5,"sent":0,"received":0,"phase":"hello","#,
+                r#""connect_ms":null,"duration_ms":1.5,"sent":0,"received":0,"spliced":0,"phase":"hello","#,
                 r#""reason":"server_name_invalid","closed_by":"snigate"}"#,
                 "\n"
             )
@@ -195,7 +199,7 @@ mod tests {
             text,
             concat!(
                 r#"time=2026-01-02T03:04:05.678Z id=1-2-3 source=192.0.2.1:5000 listener=kube server_name="a\\x20b" "#,
-                "alpn=h2,http/1.1 ech=false hello_bytes=517 hello_records=1 duration_ms=1.5 sent=0 received=0 ",
+                "alpn=h2,http/1.1 ech=false hello_bytes=517 hello_records=1 duration_ms=1.5 sent=0 received=0 spliced=0 ",
                 "phase=hello reason=server_name_invalid closed_by=snigate\n"
             )
         );

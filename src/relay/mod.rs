@@ -83,7 +83,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay that first delivers `replay`, what was read from the client before it was routed, to the upstream.
+    /// A relay that first delivers `replay` to the upstream: what was read from the client before, and is not sent yet.
     pub fn new(client: TcpStream, upstream: TcpStream, user_timeout: UserTimeout, replay: Bytes) -> Self {
         let sent = Direction::new(Side::Client, replay);
         let received = Direction::new(Side::Upstream, Bytes::new());
