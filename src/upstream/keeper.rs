@@ -25,10 +25,8 @@ pub struct Keeper {
     roster: Roster,
     news: UnboundedReceiver<News>,
     teller: UnboundedSender<News>,
-    /// The configured endpoints that are names: their number, and the endpoint.
-    names: Vec<(usize, config::Endpoint)>,
-    /// Has names looked up again.
-    nudge: Arc<Notify>,
+    /// The configured endpoints that are names: their number, the endpoint, and what has it looked up again.
+    names: Vec<(usize, config::Endpoint, Arc<Notify>)>,
 }
 
 impl Keeper {
@@ -44,7 +42,9 @@ impl Keeper {
                     let resolved = Resolved { address, target: address.to_string().into(), weight: 1, priority: 0 };
                     roster.hear(News::Found { entry, addresses: found(endpoint, vec![resolved]) }, Instant::now());
                 }
-                EndpointAddress::Name(..) | EndpointAddress::Service(_) => names.push((entry, endpoint.clone())),
+                EndpointAddress::Name(..) | EndpointAddress::Service(_) => {
+                    names.push((entry, endpoint.clone(), Arc::default()));
+                }
             }
         }
         let upstream = Arc::new(Upstream {
@@ -59,16 +59,15 @@ impl Keeper {
             attempts: config.attempts.get(),
             user_timeout: config.user_timeout.into(),
         });
-        let keeper =
-            Self { upstream: Arc::clone(&upstream), roster, news, teller, names, nudge: Arc::new(Notify::new()) };
+        let keeper = Self { upstream: Arc::clone(&upstream), roster, news, teller, names };
         (upstream, keeper)
     }
 
     /// Keeps the upstream up to date until this is dropped.
     pub async fn keep(mut self, names: Rc<Names>) {
         let mut following = JoinSet::new();
-        for (entry, endpoint) in std::mem::take(&mut self.names) {
-            let (names, teller, nudge) = (Rc::clone(&names), self.teller.clone(), Arc::clone(&self.nudge));
+        for (entry, endpoint, nudge) in self.names.clone() {
+            let (names, teller) = (Rc::clone(&names), self.teller.clone());
             following.spawn_local(async move {
                 let told = |resolved| {
                     // Nobody listens any more only when this is about to be dropped.
@@ -106,7 +105,7 @@ impl Keeper {
         let mut next = Some(first);
         while let Some(news) = next {
             if matches!(news, News::Failed { .. }) {
-                self.nudge.notify_one();
+                self.names.iter().for_each(|(.., nudge)| nudge.notify_one());
             }
             changed |= self.roster.hear(news, now);
             next = self.news.try_recv().ok();
