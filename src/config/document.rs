@@ -16,8 +16,8 @@ use tracing::Level;
 use super::mistakes::Collector;
 use super::section::{Node, Section};
 use super::{
-    Balance, Dns, Endpoint, EndpointAddress, ListenAddress, Log, LogFormat, Networks, OnRemoved, Reject, Upstream,
-    values,
+    Balance, Dns, Endpoint, EndpointAddress, Established, ListenAddress, Log, LogFormat, Networks, Reject, Upstream,
+    health_check, values,
 };
 use crate::hello::{AlpnProtocol, LARGEST_CLIENT_HELLO};
 use crate::server_name::ServerNamePattern;
@@ -68,7 +68,7 @@ pub(super) const BALANCE: [(&str, Balance); 4] = [
     ("random", Balance::Random),
     ("source_hash", Balance::SourceHash),
 ];
-pub(super) const ON_REMOVED: [(&str, OnRemoved); 2] = [("keep", OnRemoved::Keep), ("close", OnRemoved::Close)];
+pub(super) const ESTABLISHED: [(&str, Established); 2] = [("keep", Established::Keep), ("close", Established::Close)];
 pub(super) const LOG_FORMAT: [(&str, LogFormat); 2] = [("json", LogFormat::Json), ("text", LogFormat::Text)];
 pub(super) const LOG_LEVEL: [(&str, Level); 5] = [
     ("error", Level::ERROR),
@@ -200,7 +200,9 @@ fn upstream(name: &str, node: &Node<'_>) -> Upstream {
         attempts: keys.value("attempts", NonZeroUsize::MIN.saturating_add(2), values::count(10)),
         max_connecting: keys.value("max_connecting", MAX_CONNECTING, values::count(65_536)),
         user_timeout: keys.value("user_timeout", 2 * MINUTE, values::duration_or_off(SHORTEST, DAY)),
-        on_removed: keys.value("on_removed", OnRemoved::Keep, values::keyword(&ON_REMOVED)),
+        on_removed: keys.value("on_removed", Established::Keep, values::keyword(&ESTABLISHED)),
+        health_check: keys.optional("health_check").and_then(|node| health_check::read(&node)),
+        on_unhealthy: keys.value("on_unhealthy", Established::Keep, values::keyword(&ESTABLISHED)),
     });
     // Its name is known even if nothing else is, so that routes to it are right.
     read.unwrap_or_else(|| Upstream {
@@ -212,7 +214,9 @@ fn upstream(name: &str, node: &Node<'_>) -> Upstream {
         attempts: NonZeroUsize::MIN,
         max_connecting: NonZeroUsize::MIN,
         user_timeout: Duration::ZERO,
-        on_removed: OnRemoved::Keep,
+        on_removed: Established::Keep,
+        health_check: None,
+        on_unhealthy: Established::Keep,
     })
 }
 
@@ -300,7 +304,7 @@ fn some_items<'d>(node: Option<Node<'d>>, remedy: &str) -> Vec<Node<'d>> {
 }
 
 /// The items as `parse` understands them; one that says the same as another is a mistake.
-fn each_once<T: Clone + Eq + Hash + fmt::Display>(
+pub(super) fn each_once<T: Clone + Eq + Hash + fmt::Display>(
     nodes: &[Node<'_>],
     parse: impl Fn(&Value) -> Result<T, String>,
 ) -> Vec<T> {

@@ -3,10 +3,13 @@
 //! Read top to bottom: `tree` turns text into a YAML tree, `document` reads the tree's sections key by key (with
 //! `section` for mappings and `values` for single values), `check` compares the parts with one another and builds the
 //! route tables, `warnings` looks for what is allowed and yet probably not meant. None of them stops at the first
-//! mistake. `print` is the way back: a [`Config`] displays as the YAML that it is in effect.
+//! mistake. (`health_check` is a large section of `document`, and `credentials` reads the PEM files that it names.)
+//! `print` is the way back: a [`Config`] displays as the YAML that it is in effect.
 
 mod check;
+pub mod credentials;
 mod document;
+mod health_check;
 mod mistakes;
 mod print;
 mod section;
@@ -25,6 +28,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use health_check::{Authorities, ClientFiles, HealthCheck, HttpQuestion, Pin, Question, TlsQuestion};
 pub use mistakes::{LoadError, Mistake, Mistakes};
 pub(crate) use mistakes::{counted, suggestion};
 pub use warnings::Warning;
@@ -116,7 +120,20 @@ pub struct Upstream {
     /// How long sent bytes may stay unacknowledged; zero leaves it to the kernel.
     pub user_timeout: Duration,
     /// What becomes of connections to an endpoint that its name no longer leads to.
-    pub on_removed: OnRemoved,
+    pub on_removed: Established,
+    /// How endpoints are asked whether they are well; without it only connecting shows that.
+    pub health_check: Option<HealthCheck>,
+    /// What becomes of the connections of an endpoint that is no longer well.
+    pub on_unhealthy: Established,
+}
+
+/// What becomes of established connections when new ones would go elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Established {
+    /// They stay.
+    Keep,
+    /// They are closed, spread over some seconds.
+    Close,
 }
 
 /// How connections are shared out among endpoints, each by its weight.
@@ -130,15 +147,6 @@ pub enum Balance {
     Random,
     /// By the client's address, so that a client finds the same one again, through any instance.
     SourceHash,
-}
-
-/// What becomes of connections to an endpoint that has gone from the answers of DNS.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnRemoved {
-    /// They go on.
-    Keep,
-    /// They are closed.
-    Close,
 }
 
 /// One entry of an upstream's endpoints. A name stands for all its addresses.

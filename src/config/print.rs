@@ -2,9 +2,9 @@
 
 use std::fmt::{self, Display, Formatter, Write as _};
 
-use super::document::{BALANCE, LOG_FORMAT, LOG_LEVEL, ON_REMOVED, REJECT};
+use super::document::{BALANCE, ESTABLISHED, LOG_FORMAT, LOG_LEVEL, REJECT};
 use super::values::{Span, display_size};
-use super::{Config, EndpointAddress, Listener, Networks, Upstream};
+use super::{Authorities, Config, EndpointAddress, HealthCheck, Listener, Networks, Question, TlsQuestion, Upstream};
 use crate::routing::Route;
 
 impl Display for Config {
@@ -86,7 +86,57 @@ fn write_upstream(f: &mut Formatter<'_>, upstream: &Upstream) -> fmt::Result {
     writeln!(f, "    attempts: {}", upstream.attempts)?;
     writeln!(f, "    max_connecting: {}", upstream.max_connecting)?;
     writeln!(f, "    user_timeout: {}", Span(upstream.user_timeout))?;
-    writeln!(f, "    on_removed: {}", word(&ON_REMOVED, &upstream.on_removed))
+    writeln!(f, "    on_removed: {}", word(&ESTABLISHED, &upstream.on_removed))?;
+    match &upstream.health_check {
+        None => writeln!(f, "    # health_check: none")?,
+        Some(check) => write_health_check(f, check)?,
+    }
+    writeln!(f, "    on_unhealthy: {}", word(&ESTABLISHED, &upstream.on_unhealthy))
+}
+
+fn write_health_check(f: &mut Formatter<'_>, check: &HealthCheck) -> fmt::Result {
+    writeln!(f, "    health_check:")?;
+    match &check.question {
+        Question::Tcp => writeln!(f, "      tcp: {{}}")?,
+        // Without a value at all it would be no mapping.
+        Question::Tls(tls) if *tls == TlsQuestion::default() => writeln!(f, "      tls: {{}}")?,
+        Question::Tls(tls) => {
+            writeln!(f, "      tls:")?;
+            write_tls_question(f, tls)?;
+        }
+        Question::Https(tls, http) => {
+            writeln!(f, "      https:\n        path: {}", quoted(&http.path))?;
+            let statuses: Vec<String> = http.statuses.iter().map(u16::to_string).collect();
+            writeln!(f, "        statuses: [{}]", statuses.join(", "))?;
+            write_tls_question(f, tls)?;
+        }
+    }
+    writeln!(f, "      interval: {}", Span(check.interval))?;
+    writeln!(f, "      timeout: {}", Span(check.timeout))?;
+    writeln!(f, "      rise: {}\n      fall: {}", check.rise, check.fall)
+}
+
+fn write_tls_question(f: &mut Formatter<'_>, tls: &TlsQuestion) -> fmt::Result {
+    match &tls.authorities {
+        None => writeln!(f, "        # ca_file: none, and no system_roots")?,
+        Some(Authorities::File(path)) => writeln!(f, "        ca_file: {}", quoted(path.display()))?,
+        Some(Authorities::System) => writeln!(f, "        system_roots: true")?,
+    }
+    match &tls.server_name {
+        None => writeln!(f, "        # server_name: none")?,
+        Some(name) => writeln!(f, "        server_name: {}", quoted(name.to_str()))?,
+    }
+    match &tls.client {
+        None => writeln!(f, "        # client_certificate and client_key: none")?,
+        Some(files) => {
+            writeln!(f, "        client_certificate: {}", quoted(files.certificate.display()))?;
+            writeln!(f, "        client_key: {}", quoted(files.key.display()))?;
+        }
+    }
+    match tls.pins.as_slice() {
+        [] => writeln!(f, "        # pins: none"),
+        pins => writeln!(f, "        pins: {}", list(pins)),
+    }
 }
 
 fn word<T: PartialEq>(words: &[(&'static str, T)], meaning: &T) -> &'static str {

@@ -1,3 +1,5 @@
+mod health_check;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -157,7 +159,8 @@ fn keys_are_known_and_given_once() {
         (
             with_upstream_key("sticky: true"),
             &["upstreams.u.sticky: unknown key; known here: `endpoints`, `balance`, `slow_start`, `connect_timeout`, \
-                   `attempts`, `max_connecting`, `user_timeout`, `on_removed`"],
+                   `attempts`, `max_connecting`, `user_timeout`, `on_removed`, \
+                   `health_check`, `on_unhealthy`"],
         ),
         (
             with_endpoints("{ adress: 'a:1' }"),
@@ -677,7 +680,7 @@ fn defaults_are_those_of_the_design() {
     assert_eq!(upstream.user_timeout, Duration::from_secs(120));
     assert_eq!((upstream.balance, upstream.slow_start), (Balance::LeastConnections, Duration::from_secs(30)));
     assert_eq!(upstream.max_connecting.get(), 256);
-    assert_eq!(upstream.on_removed, OnRemoved::Keep);
+    assert_eq!(upstream.on_removed, Established::Keep);
     assert_eq!(config.dns, Dns { servers: Vec::new() });
     let address = EndpointAddress::Ip(([10, 0, 0, 7], 6443).into());
     assert_eq!(upstream.endpoints, [Endpoint { address, weight: 1, backup: false }]);
@@ -729,7 +732,7 @@ workers: 7
     let [_, backup, consul] = &config.upstreams[1].endpoints[..] else { panic!("three endpoints") };
     assert_eq!(backup.address, EndpointAddress::Service("_api._tcp.example.".into()));
     assert_eq!((backup.backup, consul.backup), (true, false));
-    assert_eq!(config.upstreams[1].on_removed, OnRemoved::Close);
+    assert_eq!(config.upstreams[1].on_removed, Established::Close);
     let servers: Vec<String> = config.dns.servers.iter().map(SocketAddr::to_string).collect();
     assert_eq!(servers, ["10.0.0.2:8600", "10.0.0.3:53", "[2001:db8::1]:53", "[2001:db8::2]:53"]);
     assert_eq!(config.log, Log { format: LogFormat::Text, level: tracing::Level::DEBUG, access: false });

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::check::belongs;
 use super::values::Span;
-use super::{Config, EndpointAddress, Listener, Upstream, counted, tree};
+use super::{Config, EndpointAddress, Established, Listener, Upstream, counted, tree};
 use crate::routing::{Claim, UpstreamId};
 use crate::server_name::ServerNamePattern;
 
@@ -102,6 +102,7 @@ fn upstreams(config: &Config, id: UpstreamId, warnings: &mut Vec<Warning>) {
             warn(warnings, format!("{path}.endpoints[{place}]"), message);
         }
     }
+    health_check(upstream, &path, warnings);
     let attempts = attempts(upstream);
     let longest = upstream.connect_timeout.saturating_mul(attempts);
     if longest > CONNECT_BUDGET {
@@ -114,6 +115,20 @@ fn upstreams(config: &Config, id: UpstreamId, warnings: &mut Vec<Warning>) {
             Span(CONNECT_BUDGET)
         );
         warn(warnings, format!("{path}.connect_timeout"), message);
+    }
+}
+
+fn health_check(upstream: &Upstream, path: &str, warnings: &mut Vec<Warning>) {
+    let Some(check) = &upstream.health_check else {
+        if upstream.on_unhealthy == Established::Close {
+            warn(warnings, format!("{path}.on_unhealthy"), "has nothing to act on without a `health_check`");
+        }
+        return;
+    };
+    if check.tls().is_some() && !check.asks_for_proof() {
+        let message = "believes any certificate: it shows that something answers, not who; give it `ca_file` (or \
+                       `system_roots: true`) and `server_name`";
+        warn(warnings, format!("{path}.health_check"), message);
     }
 }
 

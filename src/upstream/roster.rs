@@ -10,7 +10,7 @@ use super::balance::Standing;
 use super::choice::{Choice, Placed};
 use super::ejection::Ejection;
 use super::endpoint::Endpoint;
-use crate::config::{Balance, OnRemoved};
+use crate::config::{Balance, Established};
 use crate::outcome::Reason;
 
 /// Something that may change how an endpoint stands.
@@ -49,7 +49,7 @@ pub(super) struct Roster {
     balance: Balance,
     slow_start: Duration,
     seed: usize,
-    on_removed: OnRemoved,
+    on_removed: Established,
     members: Vec<Member>,
     /// Of each configured endpoint whether its addresses are known.
     known: Vec<bool>,
@@ -59,7 +59,7 @@ impl Roster {
     pub(super) fn new(
         name: Arc<str>,
         (balance, slow_start, seed): (Balance, Duration, usize),
-        on_removed: OnRemoved,
+        on_removed: Established,
         entries: usize,
     ) -> Self {
         Self { name, balance, slow_start, seed, on_removed, members: Vec::new(), known: vec![false; entries] }
@@ -127,7 +127,7 @@ impl Roster {
                 back_since: was_known.then_some(now),
             }));
         }
-        if self.on_removed == OnRemoved::Close {
+        if self.on_removed == Established::Close {
             own.iter().for_each(|member| member.endpoint.dismiss(Reason::EndpointRemoved));
         }
         !was_known || kept != before || kept != addresses.len()
@@ -181,7 +181,7 @@ mod tests {
     const SLOW_START: Duration = Duration::from_secs(30);
 
     fn roster(entries: usize) -> Roster {
-        Roster::new("test".into(), (Balance::RoundRobin, SLOW_START, 0), OnRemoved::Keep, entries)
+        Roster::new("test".into(), (Balance::RoundRobin, SLOW_START, 0), Established::Keep, entries)
     }
 
     fn address(last: u8) -> SocketAddr {
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn who_goes_tells_its_connections_if_they_are_to_close() {
-        for (on_removed, told) in [(OnRemoved::Keep, None), (OnRemoved::Close, Some(Reason::EndpointRemoved))] {
+        for (on_removed, told) in [(Established::Keep, None), (Established::Close, Some(Reason::EndpointRemoved))] {
             let balancing = (Balance::RoundRobin, SLOW_START, 0);
             let (mut roster, now) = (Roster::new("test".into(), balancing, on_removed, 1), Instant::now());
             roster.hear(found(0, &[1, 2]), now);
