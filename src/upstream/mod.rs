@@ -4,6 +4,7 @@
 //! thread, hears that and what names say, and publishes a new choice when one is due.
 
 pub mod balance;
+pub mod certificate;
 mod choice;
 mod connect;
 mod ejection;
