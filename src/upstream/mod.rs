@@ -9,6 +9,7 @@ mod choice;
 mod connect;
 mod ejection;
 mod endpoint;
+pub mod health;
 mod keeper;
 pub mod names;
 mod roster;
