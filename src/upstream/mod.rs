@@ -12,6 +12,7 @@ mod endpoint;
 pub mod health;
 mod keeper;
 pub mod names;
+pub mod probe;
 mod roster;
 
 use std::net::{IpAddr, SocketAddr};

@@ -28,6 +28,7 @@ mod openssl;
 mod packages;
 mod peers;
 mod pipes;
+mod probes;
 mod refusals;
 mod resets;
 mod soak;

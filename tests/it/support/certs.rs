@@ -63,6 +63,21 @@ impl Authority {
         self.sign(names[0], CertificateParams::new(sans).unwrap(), ExtendedKeyUsagePurpose::ServerAuth)
     }
 
+    /// As [`Authority::server`], but it has ended long ago.
+    pub fn expired(&self, names: &[&str]) -> Identity {
+        let sans: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(sans).unwrap();
+        (params.not_before, params.not_after) = (rcgen::date_time_ymd(2019, 1, 1), rcgen::date_time_ymd(2020, 1, 1));
+        self.sign(&format!("expired {}", names[0]), params, ExtendedKeyUsagePurpose::ServerAuth)
+    }
+
+    /// A server certificate that only its own key has signed; the authority has no part in it but keeps its files.
+    pub fn self_signed(&self, name: &str) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new([name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        self.keep(&format!("self-signed {name}"), &certificate, &key)
+    }
+
     /// A client certificate whose subject is `CN=name, O=organisation`.
     pub fn client(&self, name: &str, organisation: &str) -> Identity {
         let mut params = CertificateParams::default();
@@ -77,6 +92,10 @@ impl Authority {
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        self.keep(name, &certificate, &key)
+    }
+
+    fn keep(&self, name: &str, certificate: &rcgen::Certificate, key: &KeyPair) -> Identity {
         let stem = name.replace(['*', '/', ':'], "_");
         let certificate_file = self.folder.path().join(format!("{stem}.pem"));
         let key_file = self.folder.path().join(format!("{stem}.key"));

@@ -49,6 +49,8 @@ pub enum Talk {
     Echo,
     /// Answers one HTTP/1.1 request with this page.
     Http(String),
+    /// Answers the requests of one connection with these texts, one after the other, then closes.
+    Script(Vec<String>),
 }
 
 /// How to set up a [`TlsServer`].
@@ -165,6 +167,7 @@ fn serve(config: &Arc<ServerConfig>, stream: TcpStream, visit: &Visit, noted: &M
     let served = match talk {
         Talk::Echo => echo(&mut tls),
         Talk::Http(page) => answer(&mut tls, page),
+        Talk::Script(texts) => texts.iter().try_for_each(|text| answer_with(&mut tls, text)),
     };
     if served.is_ok() {
         connection.send_close_notify();
@@ -187,13 +190,18 @@ fn echo(tls: &mut impl ReadWrite) -> io::Result<()> {
 }
 
 fn answer(tls: &mut impl ReadWrite, page: &str) -> io::Result<()> {
+    let length = page.len();
+    answer_with(tls, &format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{page}"))
+}
+
+/// Answers the next request with this text as it is.
+fn answer_with(tls: &mut impl ReadWrite, text: &str) -> io::Result<()> {
     let (mut head, mut byte) = (Vec::new(), [0]);
     while !head.ends_with(b"\r\n\r\n") {
         tls.read_exact(&mut byte)?;
         head.push(byte[0]);
     }
-    let length = page.len();
-    write!(tls, "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{page}")?;
+    tls.write_all(text.as_bytes())?;
     tls.flush()
 }
 

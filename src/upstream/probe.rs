@@ -1,0 +1,307 @@
+//! Asking endpoints whether they are well, and who they are.
+//!
+//! A [`Prober`] holds what the probes of one upstream share, above all whom they believe; each endpoint has a [`Probe`],
+//! which keeps its HTTP connection where it can; [`watch`] asks again and again.
+
+mod credentials;
+mod http;
+mod tls;
+mod watch;
+
+use std::fmt;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+use tokio_rustls::client::TlsStream;
+
+use super::certificate::Certificate;
+use super::health::Proof;
+use crate::config::{HealthCheck, HttpQuestion, Question};
+use credentials::{Credentials, Loaded};
+pub use tls::Refusal;
+pub use watch::{Told, watch};
+
+/// How long a connection is kept for further probes. A new one now and then sees what its successors will: a certificate
+/// that has changed or expired, and behind a virtual address another machine.
+const KEPT_FOR: Duration = Duration::from_secs(60);
+/// How long the other side may take to close after us.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// What one probe found.
+#[derive(Debug)]
+pub struct Report {
+    /// Whether the endpoint is well.
+    pub outcome: Result<(), ProbeFailure>,
+    /// Who answered.
+    pub identity: Identity,
+    /// The certificate that was shown, believed or not.
+    pub certificate: Option<Arc<Certificate>>,
+}
+
+/// Who answered a probe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Identity {
+    /// Nobody was asked for proof.
+    NotAsked,
+    /// No certificate was shown: the probe did not get so far, or went over a connection that was there.
+    NotSeen,
+    /// The endpoint is who it should be.
+    Verified,
+    /// It is not, or cannot show that it is.
+    Refused(Refusal),
+}
+
+/// Why an endpoint is not well.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeFailure {
+    /// The files that say whom to believe were never readable.
+    #[error("cannot verify anybody: {0}")]
+    Files(String),
+    /// The time was over.
+    #[error("no answer within {}: {stage}", humantime::format_duration(*.limit))]
+    TimedOut {
+        /// What it was waiting for.
+        stage: Stage,
+        /// How long it waited in all.
+        limit: Duration,
+    },
+    /// No connection.
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    /// A connection, but no TLS.
+    #[error("no TLS handshake: {0}")]
+    Handshake(String),
+    /// TLS with somebody else.
+    #[error("not who it should be: {0}")]
+    Refused(Refusal),
+    /// TLS, but no answer to the request.
+    #[error("no HTTP answer: {0}")]
+    NoAnswer(String),
+    /// An answer, and the wrong one.
+    #[error("answered with status {0}")]
+    Status(u16),
+}
+
+/// How far a probe came.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// Waiting for TCP.
+    #[default]
+    Connecting,
+    /// Waiting for TLS.
+    Handshaking,
+    /// Waiting for the answer.
+    Asking,
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Connecting => "it does not accept",
+            Self::Handshaking => "it accepts, but does not complete a TLS handshake",
+            Self::Asking => "it does not answer the request",
+        })
+    }
+}
+
+impl Report {
+    /// Whether the endpoint is ready, for [`super::health::Health::note`]; `None` if it was not asked, for want of proof.
+    pub fn passed(&self) -> Option<bool> {
+        match self.outcome {
+            Err(ProbeFailure::Refused(_)) => None,
+            _ => Some(self.outcome.is_ok()),
+        }
+    }
+
+    /// What is said about identity, likewise.
+    pub fn proof(&self) -> Proof {
+        match self.identity {
+            Identity::NotAsked | Identity::NotSeen => Proof::None,
+            Identity::Verified => Proof::Given,
+            Identity::Refused(_) => Proof::Failed,
+        }
+    }
+}
+
+/// What the probes of one upstream share.
+#[derive(Debug)]
+pub struct Prober {
+    check: HealthCheck,
+    credentials: Option<Credentials>,
+}
+
+impl Prober {
+    /// For one `health_check`. Its files are read at the first probe, and again when they change.
+    pub fn new(check: &HealthCheck) -> Arc<Self> {
+        let credentials = check.tls().map(Credentials::new);
+        Arc::new(Self { check: check.clone(), credentials })
+    }
+
+    /// The probe of one endpoint.
+    pub fn endpoint(self: &Arc<Self>, address: SocketAddr) -> Probe {
+        Probe { prober: Arc::clone(self), address, kept: None }
+    }
+}
+
+/// The probe of one endpoint.
+#[derive(Debug)]
+pub struct Probe {
+    prober: Arc<Prober>,
+    address: SocketAddr,
+    kept: Option<Kept>,
+}
+
+/// A connection that waits for the next request.
+#[derive(Debug)]
+struct Kept {
+    stream: TlsStream<TcpStream>,
+    since: Instant,
+    /// Whom it was verified with: when that changes, it is worth nothing.
+    loaded: Arc<Loaded>,
+}
+
+/// What a probe has seen so far; stays when it runs out of time.
+#[derive(Default)]
+struct Seen {
+    stage: Stage,
+    verdict: Option<Result<(), Refusal>>,
+    certificate: Option<Arc<Certificate>>,
+    /// Done with, and to be closed properly.
+    done: Option<TlsStream<TcpStream>>,
+}
+
+impl Probe {
+    /// Where it asks.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Asks once.
+    pub async fn run(&mut self) -> Report {
+        let mut seen = Seen::default();
+        let limit = self.prober.check.timeout;
+        let outcome = timeout(limit, self.ask(&mut seen)).await;
+        let outcome = outcome.unwrap_or(Err(ProbeFailure::TimedOut { stage: seen.stage, limit }));
+        if let Some(stream) = seen.done.take() {
+            close(stream).await;
+        }
+        let identity = match seen.verdict {
+            _ if !self.prober.check.asks_for_proof() => Identity::NotAsked,
+            None => Identity::NotSeen,
+            Some(Ok(())) => Identity::Verified,
+            Some(Err(refusal)) => Identity::Refused(refusal),
+        };
+        Report { outcome, identity, certificate: seen.certificate }
+    }
+
+    async fn ask(&mut self, seen: &mut Seen) -> Result<(), ProbeFailure> {
+        let prober = Arc::clone(&self.prober);
+        let Some(credentials) = &prober.credentials else {
+            return connect(self.address).await.map(drop);
+        };
+        let loaded = credentials.current().map_err(ProbeFailure::Files)?;
+        let Question::Https(_, question) = &prober.check.question else {
+            seen.done = Some(self.open(&loaded, false, seen).await?);
+            return Ok(());
+        };
+        if let Some(kept) = self.take_kept(&loaded, seen) {
+            seen.stage = Stage::Asking;
+            // A server may close an idle connection whenever it likes: only a new one shows what a failure is worth.
+            if let Ok(outcome) = self.request(kept, question, seen).await {
+                return outcome;
+            }
+        }
+        let stream = self.open(&loaded, true, seen).await?;
+        seen.stage = Stage::Asking;
+        let fresh = Kept { stream, since: Instant::now(), loaded };
+        self.request(fresh, question, seen).await.map_err(|error| ProbeFailure::NoAnswer(tls::explain(&error)))?
+    }
+
+    /// The connection of the last probe, if it is still good for another.
+    fn take_kept(&mut self, loaded: &Arc<Loaded>, seen: &mut Seen) -> Option<Kept> {
+        let kept = self.kept.take()?;
+        if kept.since.elapsed() < KEPT_FOR && Arc::ptr_eq(&kept.loaded, loaded) {
+            return Some(kept);
+        }
+        seen.done = Some(kept.stream);
+        None
+    }
+
+    async fn open(
+        &self,
+        loaded: &Arc<Loaded>,
+        http: bool,
+        seen: &mut Seen,
+    ) -> Result<TlsStream<TcpStream>, ProbeFailure> {
+        seen.stage = Stage::Connecting;
+        let socket = connect(self.address).await?;
+        seen.stage = Stage::Handshaking;
+        let (witness, handshake) = tls::handshake(loaded, self.peer_name(), http, socket);
+        let result = handshake.await;
+        seen.certificate = witness.certificate();
+        match result {
+            Ok(stream) => {
+                seen.verdict = Some(Ok(()));
+                Ok(stream)
+            }
+            Err(error) => Err(match tls::refusal(&error, &self.peer_name()) {
+                Some(refusal) if self.prober.check.asks_for_proof() => {
+                    seen.verdict = Some(Err(refusal.clone()));
+                    ProbeFailure::Refused(refusal)
+                }
+                _ => ProbeFailure::Handshake(tls::explain(&error)),
+            }),
+        }
+    }
+
+    /// The name that is sent and verified; an address is verified but never sent.
+    fn peer_name(&self) -> ServerName<'static> {
+        let named = self.prober.check.tls().and_then(|tls| tls.server_name.clone());
+        named.unwrap_or_else(|| ServerName::IpAddress(self.address.ip().into()))
+    }
+
+    /// One request and what its answer says; an error if there was none.
+    async fn request(
+        &mut self,
+        mut connection: Kept,
+        question: &HttpQuestion,
+        seen: &mut Seen,
+    ) -> io::Result<Result<(), ProbeFailure>> {
+        let host = match self.peer_name() {
+            ServerName::IpAddress(_) => self.address.to_string(),
+            name => name.to_str().into_owned(),
+        };
+        let answer = http::get(&mut connection.stream, &host, &question.path).await?;
+        if answer.reusable {
+            self.kept = Some(connection);
+        } else {
+            seen.done = Some(connection.stream);
+        }
+        let accepted = question.statuses.contains(&answer.status);
+        Ok(if accepted { Ok(()) } else { Err(ProbeFailure::Status(answer.status)) })
+    }
+}
+
+async fn connect(address: SocketAddr) -> Result<TcpStream, ProbeFailure> {
+    let socket = TcpStream::connect(address).await.map_err(ProbeFailure::Connect)?;
+    // Where the kernel refuses that, the probe takes a little longer.
+    let _ = socket.set_nodelay(true);
+    Ok(socket)
+}
+
+/// Ends a session as TLS wants it: `close_notify`, FIN, and the other side's end read, so that no RST of ours cuts it short.
+async fn close(mut stream: TlsStream<TcpStream>) {
+    let _ = timeout(FAREWELL, async {
+        stream.shutdown().await?;
+        let mut rest = [0; 1024];
+        while stream.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    })
+    .await;
+}
