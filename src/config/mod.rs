@@ -35,6 +35,11 @@ pub use warnings::Warning;
 
 use crate::routing::{Route, RouteTable, SourceList};
 
+/// A duration as a configuration would write it.
+pub(crate) fn span(duration: Duration) -> impl fmt::Display {
+    values::Span(duration)
+}
+
 /// Everything the operator decided, checked.
 #[derive(Clone, Debug)]
 pub struct Config {
