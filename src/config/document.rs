@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::hash::Hash;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,10 +15,7 @@ use tracing::Level;
 
 use super::mistakes::Collector;
 use super::section::{Node, Section};
-use super::{
-    Balance, Dns, Endpoint, EndpointAddress, Established, ListenAddress, Log, LogFormat, Networks, Reject, Upstream,
-    health_check, values,
-};
+use super::{Dns, ListenAddress, Log, LogFormat, Networks, Reject, Upstream, upstream, values};
 use crate::hello::{AlpnProtocol, LARGEST_CLIENT_HELLO};
 use crate::server_name::ServerNamePattern;
 
@@ -62,13 +59,6 @@ pub(super) struct RouteEntry {
 
 pub(super) const REJECT: [(&str, Reject); 3] =
     [("alert", Reject::Alert), ("close", Reject::Close), ("reset", Reject::Reset)];
-pub(super) const BALANCE: [(&str, Balance); 4] = [
-    ("least_connections", Balance::LeastConnections),
-    ("round_robin", Balance::RoundRobin),
-    ("random", Balance::Random),
-    ("source_hash", Balance::SourceHash),
-];
-pub(super) const ESTABLISHED: [(&str, Established); 2] = [("keep", Established::Keep), ("close", Established::Close)];
 pub(super) const LOG_FORMAT: [(&str, LogFormat); 2] = [("json", LogFormat::Json), ("text", LogFormat::Text)];
 pub(super) const LOG_LEVEL: [(&str, Level); 5] = [
     ("error", Level::ERROR),
@@ -79,9 +69,9 @@ pub(super) const LOG_LEVEL: [(&str, Level); 5] = [
 ];
 
 /// Less than this is a slip of the unit.
-const SHORTEST: Duration = Duration::from_millis(10);
-const MINUTE: Duration = Duration::from_secs(60);
-const DAY: Duration = Duration::from_hours(24);
+pub(super) const SHORTEST: Duration = Duration::from_millis(10);
+pub(super) const MINUTE: Duration = Duration::from_secs(60);
+pub(super) const DAY: Duration = Duration::from_hours(24);
 /// Below a month, which is what `M` means where `m` was meant.
 const MONTH: Duration = Duration::from_hours(30 * 24);
 
@@ -100,7 +90,7 @@ pub(super) fn read(tree: &Value, collector: &Collector) -> Option<Document> {
             listeners_known: listeners.len() == listener_nodes.len() && listeners.iter().all(|one| one.name.is_some()),
             listeners,
             routes: route_nodes.iter().filter_map(|node| route(node, collector)).collect(),
-            upstreams: upstream_nodes.iter().map(|(name, node)| upstream(name, node)).collect(),
+            upstreams: upstream_nodes.iter().map(|(name, node)| upstream::read(name, node)).collect(),
             dns: keys.optional("dns").and_then(|node| dns(&node)).unwrap_or_default(),
             log: keys.optional("log").and_then(|node| log(&node)).unwrap_or(DEFAULT_LOG),
             workers: keys.value("workers", cores(), values::count(1024)),
@@ -186,84 +176,6 @@ fn clients(node: &Node<'_>, keys: &mut Section<'_>) -> (Vec<ServerNamePattern>, 
     (server_names, no_server_name.unwrap_or_default())
 }
 
-/// Above what an API server answers at once, far below what a storm of reconnecting clients would open.
-const MAX_CONNECTING: NonZeroUsize = NonZeroUsize::MIN.saturating_add(255);
-
-fn upstream(name: &str, node: &Node<'_>) -> Upstream {
-    node.read(|_| values::check_name(name));
-    let read = node.section(|keys| Upstream {
-        name: name.into(),
-        endpoints: endpoints(keys),
-        balance: keys.value("balance", Balance::LeastConnections, values::keyword(&BALANCE)),
-        slow_start: keys.value("slow_start", MINUTE / 2, values::duration_or_off(SHORTEST, 60 * MINUTE)),
-        connect_timeout: keys.value("connect_timeout", Duration::from_secs(3), values::duration(SHORTEST, MINUTE)),
-        attempts: keys.value("attempts", NonZeroUsize::MIN.saturating_add(2), values::count(10)),
-        max_connecting: keys.value("max_connecting", MAX_CONNECTING, values::count(65_536)),
-        user_timeout: keys.value("user_timeout", 2 * MINUTE, values::duration_or_off(SHORTEST, DAY)),
-        on_removed: keys.value("on_removed", Established::Keep, values::keyword(&ESTABLISHED)),
-        health_check: keys.optional("health_check").and_then(|node| health_check::read(&node)),
-        on_unhealthy: keys.value("on_unhealthy", Established::Keep, values::keyword(&ESTABLISHED)),
-    });
-    // Its name is known even if nothing else is, so that routes to it are right.
-    read.unwrap_or_else(|| Upstream {
-        name: name.into(),
-        endpoints: Vec::new(),
-        balance: Balance::LeastConnections,
-        slow_start: Duration::ZERO,
-        connect_timeout: Duration::ZERO,
-        attempts: NonZeroUsize::MIN,
-        max_connecting: NonZeroUsize::MIN,
-        user_timeout: Duration::ZERO,
-        on_removed: Established::Keep,
-        health_check: None,
-        on_unhealthy: Established::Keep,
-    })
-}
-
-fn endpoints(keys: &mut Section<'_>) -> Vec<Endpoint> {
-    let nodes = some_items(keys.needed("endpoints"), "connections need somewhere to go");
-    let mut seen = HashSet::new();
-    let mut endpoints = Vec::with_capacity(nodes.len());
-    for node in nodes {
-        let Some(endpoint) = endpoint(&node) else { continue };
-        if seen.insert(endpoint.address.clone()) {
-            endpoints.push(endpoint);
-        } else {
-            let weight = match endpoint.address {
-                EndpointAddress::Service(_) => "",
-                _ => "; `weight` gives it a larger share",
-            };
-            node.mistaken(format!("`{}` is listed twice{weight}", endpoint.address));
-        }
-    }
-    endpoints
-}
-
-/// The short form, `host:port`, or the long one, which may name SRV records in place of an address.
-fn endpoint(node: &Node<'_>) -> Option<Endpoint> {
-    if node.is_text() {
-        return Some(Endpoint { address: node.read(values::endpoint_address)?, weight: 1, backup: false });
-    }
-    node.section(|keys| {
-        let service = keys.optional("srv");
-        let address = match &service {
-            None => keys.needed("address").and_then(|node| node.read(values::endpoint_address)),
-            Some(node) => node.read(values::service),
-        };
-        let weight = keys.value("weight", NonZeroU32::MIN, values::count(256)).get();
-        if service.is_some() {
-            for (key, remedy) in [("address", "make two endpoints of the two"), ("weight", "SRV records have weights")]
-            {
-                if let Some(node) = keys.optional(key) {
-                    node.mistaken(format!("does not go with `srv`: {remedy}"));
-                }
-            }
-        }
-        let backup = keys.value("backup", false, values::boolean);
-        Some(Endpoint { address: address?, weight, backup })
-    })?
-}
-
 fn dns(node: &Node<'_>) -> Option<Dns> {
     node.section(|keys| Dns {
         servers: keys.optional("servers").map_or_else(Vec::new, |node| {
@@ -299,7 +211,7 @@ fn networks(keys: &mut Section<'_>) -> Networks {
     Networks { allow, deny }
 }
 
-fn some_items<'d>(node: Option<Node<'d>>, remedy: &str) -> Vec<Node<'d>> {
+pub(super) fn some_items<'d>(node: Option<Node<'d>>, remedy: &str) -> Vec<Node<'d>> {
     node.map(|node| node.some_items(remedy)).unwrap_or_default()
 }
 

@@ -16,6 +16,7 @@ mod section;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod upstream;
 mod values;
 mod warnings;
 

@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Display, Formatter, Write as _};
 
-use super::document::{BALANCE, ESTABLISHED, LOG_FORMAT, LOG_LEVEL, REJECT};
+use super::document::{LOG_FORMAT, LOG_LEVEL, REJECT};
+use super::upstream::{BALANCE, ESTABLISHED};
 use super::values::{Span, display_size};
 use super::{Authorities, Config, EndpointAddress, HealthCheck, Listener, Networks, Question, TlsQuestion, Upstream};
 use crate::routing::Route;

@@ -818,7 +818,7 @@ fn the_effective_configuration_parses_back_to_itself() {
     ));
     assert_prints_back(&with_routes("{ no_server_name: true, upstream: u }"));
     assert_prints_back(&with_listeners("{ address: ':6443', v6_only: true, max_client_hello: 1000B, reject: reset }"));
-    for (balance, _) in document::BALANCE {
+    for (balance, _) in upstream::BALANCE {
         assert_prints_back(&with_upstream_key(&format!("balance: {balance}, slow_start: 90s, max_connecting: 7")));
     }
     assert_prints_back(&with_upstream_key("slow_start: 0"));
