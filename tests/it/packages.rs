@@ -14,6 +14,7 @@ const DOUBLED: &[(&str, &str)] = &[
     ("rand", "0.10 of hickory-resolver; 0.8 builds a table of tls-parser and is not shipped"),
     ("rand_core", "as rand"),
     ("syn", "build time only: derive macros are moving from 1 to 2 to 3 at their own pace"),
+    ("synstructure", "as syn"),
 ];
 
 /// Crates that must never be shipped: C libraries of TLS, and what leads to them.
