@@ -145,6 +145,8 @@ reasons! {
     SourceDenied = "source_denied" by Client,
     /// The route accepts none of the client's application protocols.
     AlpnDenied = "alpn_denied" by Client,
+    /// No endpoint has proved who it is, as the upstream's `health_check` wants.
+    EndpointUnverified = "endpoint_unverified" by Upstream,
     /// Too many connects to the upstream were under way.
     UpstreamBusy = "upstream_busy" by Upstream,
     /// The endpoint answered the connect with a RST.
@@ -159,6 +161,8 @@ reasons! {
     DnsUnresolved = "dns_unresolved" by Upstream,
     /// The endpoint's name no longer leads to it, and `on_removed` says that its connections close then.
     EndpointRemoved = "endpoint_removed" by None,
+    /// The endpoint's probes failed, and `on_unhealthy` says that its connections close then.
+    EndpointUnhealthy = "endpoint_unhealthy" by Upstream,
     /// snigate is stopping.
     Drained = "drained" by None,
     /// A defect of ours, or a shortage: no descriptor or memory for the upstream's socket.

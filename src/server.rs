@@ -13,7 +13,9 @@ use crate::control;
 use crate::crew::Crew;
 use crate::listener;
 use crate::observe::access_log::AccessLog;
+use crate::routing::UpstreamId;
 use crate::upstream::Keeper;
+use crate::upstream::certificate::RouteNames;
 use crate::worker::{self, Equipment};
 
 /// A running gate.
@@ -67,7 +69,12 @@ impl Server {
     /// When an address cannot be bound or a worker cannot start; nothing runs then.
     pub fn start(config: &Config, log: AccessLog) -> Result<Self, StartError> {
         let workers = config.workers.get();
-        let (upstreams, keepers): (Vec<_>, Vec<_>) = config.upstreams.iter().map(Keeper::of).unzip();
+        let (upstreams, keepers): (Vec<_>, Vec<_>) = config
+            .upstreams
+            .iter()
+            .enumerate()
+            .map(|(place, upstream)| Keeper::of(upstream, RouteNames::of(&config.routes, UpstreamId(place))))
+            .unzip();
         let mut addresses = Vec::new();
         let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
         config.listeners.iter().try_for_each(|listener| listener::probe(listener).map_err(cannot_bind(listener)))?;

@@ -80,8 +80,8 @@ impl Live {
     }
 
     /// From now on the connection closes when the notice is given.
-    pub fn heed(&self, notice: &Arc<Notice>) {
-        let _ = self.notice.set(Arc::clone(notice));
+    pub fn heed(&self, notice: Arc<Notice>) {
+        let _ = self.notice.set(notice);
     }
 
     /// Counts bytes that were delivered to the side opposite `from`.
@@ -340,7 +340,7 @@ mod tests {
         let (table, first) = entry(100, 100);
         let others: Vec<_> = (0..19).map(|_| table.enter()).collect();
         let (notice, other) = (Arc::default(), table.enter());
-        others.iter().chain([&first]).for_each(|live| live.heed(&notice));
+        others.iter().chain([&first]).for_each(|live| live.heed(Arc::clone(&notice)));
         table.sweep();
         assert_eq!(stopped(&first), None);
         notice.give(Reason::EndpointRemoved);

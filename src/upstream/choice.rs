@@ -15,9 +15,22 @@ use crate::config::Balance;
 #[derive(Clone, Debug)]
 pub(super) struct Placed {
     pub(super) endpoint: Arc<Endpoint>,
+    /// Its share of the connections, relative to the other endpoints.
+    pub(super) weight: u32,
+    /// Whether it is used only when no other endpoint can be.
+    pub(super) backup: bool,
     pub(super) standing: Standing,
     /// When it came back, if it did so lately: slow start counts from there.
     pub(super) back_since: Option<Instant>,
+}
+
+/// Why nobody can be chosen, none having been tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// No name has an address.
+    Addresses,
+    /// Nobody has proved who it is.
+    Proof,
 }
 
 #[derive(Debug)]
@@ -27,7 +40,7 @@ pub(super) struct Choice {
     slow_start: Duration,
     /// An endpoint may be in its slow start.
     starting: bool,
-    /// Names are being resolved for the first time, so that waiting may help.
+    /// Names are being resolved or endpoints probed for the first time, so that waiting may help.
     pub(super) is_young: bool,
 }
 
@@ -40,9 +53,8 @@ impl Choice {
         seed: usize,
     ) -> Self {
         let member = |placed: &Placed| {
-            let endpoint = &placed.endpoint;
-            let member = Member { key: key_of(endpoint.address), weight: endpoint.weight };
-            (member, placed.standing, endpoint.backup)
+            let member = Member { key: key_of(placed.endpoint.address), weight: placed.weight };
+            (member, placed.standing, placed.backup)
         };
         let tiers = Tiers::new(balance, &placed.iter().map(member).collect::<Vec<_>>(), seed);
         let starting = placed.iter().any(|placed| placed.back_since.is_some());
@@ -69,5 +81,9 @@ impl Choice {
         let mut others = self.placed.iter().filter(|other| other.standing == own.standing);
         let is_fit = |other: &Endpoint| other.is_sibling_of(of) && !tried.contains(&other.address);
         others.find(|other| is_fit(&other.endpoint)).map(|other| &other.endpoint)
+    }
+    /// Why nobody can be picked, if nobody was tried.
+    pub(super) fn lack(&self) -> Lack {
+        if self.placed.is_empty() { Lack::Addresses } else { Lack::Proof }
     }
 }

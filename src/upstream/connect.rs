@@ -10,6 +10,7 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use super::choice::Lack;
 use super::{Endpoint, Lease, Upstream};
 use crate::outcome::{Fault, Reason};
 
@@ -41,6 +42,9 @@ pub enum ConnectError {
     /// There is no endpoint: no name has an address.
     #[error("no name of the upstream has an address")]
     Nobody,
+    /// No endpoint has proved who it is.
+    #[error("no endpoint has proved who it is")]
+    Unverified,
     /// Too many connects to this upstream are under way, and too many clients wait for their turn.
     #[error("too many connects are under way")]
     Busy,
@@ -68,6 +72,7 @@ impl ConnectError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Nobody => Reason::DnsUnresolved,
+            Self::Unverified => Reason::EndpointUnverified,
             Self::Busy => Reason::UpstreamBusy,
             Self::NoSocket(_) => Reason::Internal,
             Self::TimedOut { .. } => Reason::ConnectTimeout,
@@ -111,7 +116,10 @@ pub async fn connect(
             break;
         }
     }
-    Err(failure.unwrap_or(ConnectError::Nobody))
+    Err(failure.unwrap_or_else(|| match upstream.choice.load().lack() {
+        Lack::Addresses => ConnectError::Nobody,
+        Lack::Proof => ConnectError::Unverified,
+    }))
 }
 
 /// Connects to an endpoint, and beside it to the same host by its other family once the first has failed or takes
@@ -244,6 +252,7 @@ pub fn keep_alive(socket: &TcpStream, user_timeout: UserTimeout) {
 #[cfg(test)]
 mod tests {
     use super::super::balance::Standing;
+    use super::super::certificate::RouteNames;
     use super::super::choice::{Choice, Placed};
     use super::super::{Keeper, Place};
     use super::*;
@@ -257,9 +266,11 @@ mod tests {
             listeners: [{ address: '127.0.0.1:0' }]
             routes: [{ server_names: [a.test], upstream: up }]
             upstreams: { up: { endpoints: ['127.0.0.1:1'], attempts: 1, connect_timeout: 30s } }";
-        let upstream = Keeper::of(&Config::parse(yaml).unwrap().upstreams[0]).0;
+        let upstream = Keeper::of(&Config::parse(yaml).unwrap().upstreams[0], RouteNames::default()).0;
         let placed = |&(address, target): &(SocketAddr, &str)| Placed {
-            endpoint: Arc::new(Endpoint::new(address, target.into(), 1, false)),
+            endpoint: Arc::new(Endpoint::new(address, target.into())),
+            weight: 1,
+            backup: false,
             standing: Standing::Up,
             back_since: None,
         };
@@ -316,8 +327,9 @@ mod tests {
         let error = connect(&upstream, source, began, b"").await.unwrap_err();
         assert_eq!((error.reason(), began.elapsed()), (Reason::DnsUnresolved, Duration::from_secs(30)));
 
-        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), "host:1".into(), 1, false));
-        let found = young(vec![Placed { endpoint, standing: Standing::Up, back_since: None }]);
+        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), "host:1".into()));
+        let found =
+            young(vec![Placed { endpoint, weight: 1, backup: false, standing: Standing::Up, back_since: None }]);
         let find = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             upstream.choice.store(found);

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use arc_swap::ArcSwap;
+
 use crate::observe::live::Notice;
 use crate::outcome::Reason;
 
@@ -14,23 +16,19 @@ pub struct Endpoint {
     pub address: SocketAddr,
     /// The `host:port` it was found as. The addresses of one host share it.
     pub target: Arc<str>,
-    /// Its share of the connections, relative to the other endpoints.
-    pub weight: u32,
-    /// Whether it is used only when no other endpoint can be.
-    pub backup: bool,
     /// Connections open or being opened.
     open: AtomicUsize,
     /// The last connect failed: the next that does not is news.
     failing: AtomicBool,
     /// For the connections it has.
-    notice: Arc<Notice>,
+    notice: ArcSwap<Notice>,
 }
 
 impl Endpoint {
     /// An endpoint without connections.
-    pub(super) fn new(address: SocketAddr, target: Arc<str>, weight: u32, backup: bool) -> Self {
-        let (open, failing, notice) = (AtomicUsize::new(0), AtomicBool::new(false), Arc::default());
-        Self { address, target, weight, backup, open, failing, notice }
+    pub(super) fn new(address: SocketAddr, target: Arc<str>) -> Self {
+        let (open, failing, notice) = (AtomicUsize::new(0), AtomicBool::new(false), ArcSwap::default());
+        Self { address, target, open, failing, notice }
     }
 
     /// Connections open or being opened.
@@ -38,14 +36,19 @@ impl Endpoint {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Has its connections closed, one after another.
-    pub(super) fn dismiss(&self, reason: Reason) {
-        self.notice.give(reason);
+    /// Has its connections closed, one after another, those that are being opened included: it is gone for good.
+    pub(super) fn retire(&self, reason: Reason) {
+        self.notice.load().give(reason);
     }
 
-    /// Where its connections learn that they are to close.
-    pub fn notice(&self) -> &Arc<Notice> {
-        &self.notice
+    /// Has the connections closed that it has now, one after another; those it gets later stay.
+    pub(super) fn dismiss(&self, reason: Reason) {
+        self.notice.swap(Arc::default()).give(reason);
+    }
+
+    /// Where a connection that begins now learns that it is to close.
+    pub fn notice(&self) -> Arc<Notice> {
+        self.notice.load_full()
     }
 
     pub(super) fn note_failure(&self) {
@@ -93,7 +96,7 @@ mod tests {
     use super::*;
 
     fn endpoint(address: &str, target: &str) -> Arc<Endpoint> {
-        Arc::new(Endpoint::new(address.parse().unwrap(), target.into(), 1, false))
+        Arc::new(Endpoint::new(address.parse().unwrap(), target.into()))
     }
 
     #[test]
@@ -113,6 +116,18 @@ mod tests {
         endpoint.note_failure();
         assert!(endpoint.note_success());
         assert!(!endpoint.note_success());
+    }
+
+    #[test]
+    fn connections_are_dismissed_as_of_now_or_for_good() {
+        let endpoint = endpoint("192.0.2.1:1", "a:1");
+        let before = endpoint.notice();
+        endpoint.dismiss(Reason::EndpointUnhealthy);
+        let after = endpoint.notice();
+        assert_eq!((before.reason(), after.reason()), (Some(Reason::EndpointUnhealthy), None));
+        endpoint.retire(Reason::EndpointRemoved);
+        assert_eq!([&after, &endpoint.notice()].map(|notice| notice.reason()), [Some(Reason::EndpointRemoved); 2]);
+        assert_eq!(before.reason(), Some(Reason::EndpointUnhealthy));
     }
 
     #[test]

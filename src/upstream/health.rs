@@ -15,6 +15,13 @@ pub struct State {
     pub verified: bool,
 }
 
+impl State {
+    /// Whether it may get new connections.
+    pub fn is_well(self) -> bool {
+        self.up && self.verified
+    }
+}
+
 /// What one probe says about who answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Proof {

@@ -13,8 +13,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use super::balance::any_seed;
+use super::certificate::RouteNames;
+use super::health::Health;
 use super::names::{Names, Resolved};
 use super::roster::{Found, News, Roster};
+use super::watching::Watches;
 use super::{Upstream, WAITING_FOR_EACH};
 use crate::config::{self, EndpointAddress};
 
@@ -27,14 +30,16 @@ pub struct Keeper {
     teller: UnboundedSender<News>,
     /// The configured endpoints that are names: their number, the endpoint, and what has it looked up again.
     names: Vec<(usize, config::Endpoint, Arc<Notify>)>,
+    watches: Watches,
 }
 
 impl Keeper {
-    /// An upstream as configured, and its keeper. Endpoints that are addresses are there at once.
-    pub fn of(config: &config::Upstream) -> (Arc<Upstream>, Self) {
+    /// An upstream as configured, and its keeper. Endpoints that are addresses are there at once; what certificates they
+    /// show is compared with the names of `routes`.
+    pub fn of(config: &config::Upstream, routes: RouteNames) -> (Arc<Upstream>, Self) {
         let (teller, news) = unbounded_channel();
-        let balancing = (config.balance, config.slow_start, any_seed());
-        let mut roster = Roster::new(Arc::clone(&config.name), balancing, config.on_removed, config.endpoints.len());
+        let unprobed = Health::new(config.health_check.as_ref()).state();
+        let mut roster = Roster::new(config, unprobed, any_seed());
         let mut names = Vec::new();
         for (entry, endpoint) in config.endpoints.iter().enumerate() {
             match endpoint.address {
@@ -59,24 +64,17 @@ impl Keeper {
             attempts: config.attempts.get(),
             user_timeout: config.user_timeout.into(),
         });
-        let keeper = Self { upstream: Arc::clone(&upstream), roster, news, teller, names };
+        let watches = Watches::new(config, routes);
+        let keeper = Self { upstream: Arc::clone(&upstream), roster, news, teller, names, watches };
         (upstream, keeper)
     }
 
     /// Keeps the upstream up to date until this is dropped.
     pub async fn keep(mut self, names: Rc<Names>) {
-        let mut following = JoinSet::new();
-        for (entry, endpoint, nudge) in self.names.clone() {
-            let (names, teller) = (Rc::clone(&names), self.teller.clone());
-            following.spawn_local(async move {
-                let told = |resolved| {
-                    // Nobody listens any more only when this is about to be dropped.
-                    let _ = teller.send(News::Found { entry, addresses: found(&endpoint, resolved) });
-                };
-                names.follow(&endpoint.address, &nudge, told).await
-            });
-        }
+        let mut tasks = JoinSet::new();
+        self.follow_names(&names, &mut tasks);
         loop {
+            self.watches.follow(self.roster.addresses(), &self.teller, &mut tasks);
             let release = self.roster.next_release();
             let ejection_is_over = async {
                 match release {
@@ -90,11 +88,30 @@ impl Keeper {
                     self.hear_all(news)
                 }
                 () = ejection_is_over => self.roster.release(Instant::now()),
+                Some(ended) = tasks.join_next() => {
+                    if ended.is_err_and(|error| error.is_panic()) {
+                        tracing::error!(upstream = %self.upstream.name, "an endpoint is not followed any more");
+                    }
+                    false
+                }
             };
             if changed {
                 self.upstream.choice.store(Arc::new(self.roster.choice()));
                 self.upstream.changed.notify_waiters();
             }
+        }
+    }
+
+    fn follow_names(&self, names: &Rc<Names>, tasks: &mut JoinSet<()>) {
+        for (entry, endpoint, nudge) in self.names.clone() {
+            let (names, teller) = (Rc::clone(names), self.teller.clone());
+            tasks.spawn_local(async move {
+                let told = |resolved| {
+                    // Nobody listens any more only when this is about to be dropped.
+                    let _ = teller.send(News::Found { entry, addresses: found(&endpoint, resolved) });
+                };
+                names.follow(&endpoint.address, &nudge, told).await;
+            });
         }
     }
 

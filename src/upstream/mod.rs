@@ -1,7 +1,7 @@
 //! Upstreams as they run: their endpoints, how each stands, the choice among them, and reaching the chosen one.
 //!
 //! Workers read an upstream's `Choice` and tell what became of their connects; its [`Keeper`], on the control
-//! thread, hears that and what names say, and publishes a new choice when one is due.
+//! thread, hears that and what names and probes say, and publishes a new choice when one is due.
 
 pub mod balance;
 pub mod certificate;
@@ -14,6 +14,7 @@ mod keeper;
 pub mod names;
 pub mod probe;
 mod roster;
+mod watching;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -53,8 +54,8 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// The endpoint for the next attempt. Waits until `end`, if there is one, while names are being resolved for the
-    /// first time.
+    /// The endpoint for the next attempt. Waits until `end`, if there is one, while names are being resolved or
+    /// endpoints asked for proof for the first time.
     async fn pick(&self, source: IpAddr, tried: &[SocketAddr], end: Option<Instant>) -> Option<Arc<Endpoint>> {
         loop {
             // Asked for before the look, so that no change between the two is missed.

@@ -10,7 +10,8 @@ use super::balance::Standing;
 use super::choice::{Choice, Placed};
 use super::ejection::Ejection;
 use super::endpoint::Endpoint;
-use crate::config::{Balance, Established};
+use super::health::State;
+use crate::config::{Balance, Established, Upstream};
 use crate::outcome::Reason;
 
 /// Something that may change how an endpoint stands.
@@ -18,6 +19,8 @@ use crate::outcome::Reason;
 pub(super) enum News {
     /// One of the configured endpoints has these addresses now.
     Found { entry: usize, addresses: Vec<Found> },
+    /// What is thought of an endpoint after a probe, and what speaks against it.
+    Probed { address: SocketAddr, state: State, failure: Option<String> },
     /// A client's connect failed.
     Failed { address: SocketAddr },
     /// A client's connect went well, after one that had failed.
@@ -33,15 +36,6 @@ pub(super) struct Found {
     pub(super) backup: bool,
 }
 
-#[derive(Debug)]
-struct Member {
-    endpoint: Arc<Endpoint>,
-    /// Which configured endpoint it came from.
-    entry: usize,
-    ejection: Ejection,
-    back_since: Option<Instant>,
-}
-
 /// The members of an upstream.
 #[derive(Debug)]
 pub(super) struct Roster {
@@ -50,40 +44,82 @@ pub(super) struct Roster {
     slow_start: Duration,
     seed: usize,
     on_removed: Established,
+    on_unhealthy: Established,
+    /// What is thought of a member before its first probe.
+    unprobed: State,
+    /// Of each configured endpoint the addresses, once they are known.
+    found: Vec<Option<Vec<Found>>>,
     members: Vec<Member>,
-    /// Of each configured endpoint whether its addresses are known.
-    known: Vec<bool>,
+}
+
+#[derive(Debug)]
+struct Member {
+    endpoint: Arc<Endpoint>,
+    weight: u32,
+    backup: bool,
+    health: Probed,
+    ejection: Ejection,
+    back_since: Option<Instant>,
+}
+
+/// What probes said of a member.
+#[derive(Clone, Debug)]
+struct Probed {
+    state: State,
+    /// There was one.
+    at_all: bool,
+    /// What spoke against it the last time.
+    failure: Option<String>,
+    /// It went down while no other was up: its connections close when another is.
+    owes_closing: bool,
 }
 
 impl Roster {
-    pub(super) fn new(
-        name: Arc<str>,
-        (balance, slow_start, seed): (Balance, Duration, usize),
-        on_removed: Established,
-        entries: usize,
-    ) -> Self {
-        Self { name, balance, slow_start, seed, on_removed, members: Vec::new(), known: vec![false; entries] }
+    /// Nobody yet. `unprobed` is what is thought of a member before its first probe.
+    pub(super) fn new(config: &Upstream, unprobed: State, seed: usize) -> Self {
+        Self {
+            name: Arc::clone(&config.name),
+            balance: config.balance,
+            slow_start: config.slow_start,
+            seed,
+            on_removed: config.on_removed,
+            on_unhealthy: config.on_unhealthy,
+            unprobed,
+            found: vec![None; config.endpoints.len()],
+            members: Vec::new(),
+        }
     }
 
     /// Takes news in. Whether the choice has changed by it.
     pub(super) fn hear(&mut self, news: News, now: Instant) -> bool {
-        match news {
-            News::Found { entry, addresses } => self.find(entry, &addresses, now),
+        let changed = match news {
+            News::Found { entry, addresses } => self.find(entry, addresses, now),
+            News::Probed { address, state, failure } => self.probe(address, state, failure, now),
             News::Failed { address } => self.fail(address, now),
             News::Reached { address } => self.reach(address, now),
-        }
+        };
+        self.close_owed();
+        changed
     }
 
     /// The endpoints as they stand.
     pub(super) fn choice(&self) -> Choice {
         let placed = |member: &Member| Placed {
             endpoint: Arc::clone(&member.endpoint),
+            weight: member.weight,
+            backup: member.backup,
             standing: member.standing(),
             back_since: member.back_since,
         };
-        let is_young = self.known.contains(&false);
+        let waits = |member: &Member| !member.health.at_all && !member.health.state.verified;
+        let is_young = self.found.contains(&None) || self.members.iter().any(waits);
         let placed = self.members.iter().map(placed).collect();
         Choice::new(self.balance, self.slow_start, placed, is_young, self.seed)
+    }
+
+    /// The addresses of the members.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        self.members.iter().map(|member| member.endpoint.address)
     }
 
     /// When the next ejection ends.
@@ -101,36 +137,67 @@ impl Roster {
                 tracing::info!(upstream = %self.name, endpoint = %member.endpoint.address, "endpoint is tried again");
             }
         }
+        self.close_owed();
         changed
     }
 
-    /// Members whose address is still there keep their connections, standing and ejection.
-    fn find(&mut self, entry: usize, addresses: &[Found], now: Instant) -> bool {
-        let was_known = std::mem::replace(&mut self.known[entry], true);
-        let (mut own, others): (Vec<_>, Vec<_>) =
-            std::mem::take(&mut self.members).into_iter().partition(|member| member.entry == entry);
-        self.members = others;
-        let before = own.len();
-        let mut kept = 0;
-        for found in addresses {
-            // Two configured endpoints may have one address: the first has it.
-            if self.members.iter().any(|member| member.endpoint.address == found.address) {
+    /// Members that are still there keep their connections, health and ejection. Two configured endpoints may have one
+    /// address: the first has it.
+    fn find(&mut self, entry: usize, addresses: Vec<Found>, now: Instant) -> bool {
+        let was_known = self.found[entry].replace(addresses).is_some();
+        let mut before = std::mem::take(&mut self.members);
+        let (count, mut kept) = (before.len(), 0);
+        for found in self.found.iter().flatten().flatten() {
+            if self.addresses().any(|address| address == found.address) {
                 continue;
             }
-            let known = own.iter().position(|member| member.is(found)).map(|at| own.swap_remove(at));
-            kept += usize::from(known.is_some());
-            self.members.push(known.unwrap_or_else(|| Member {
-                endpoint: Arc::new(Endpoint::new(found.address, Arc::clone(&found.target), found.weight, found.backup)),
-                entry,
-                ejection: Ejection::default(),
-                // Those that are there from the beginning have no others to spare them.
-                back_since: was_known.then_some(now),
-            }));
+            let known = before.iter().position(|member| member.is(found)).map(|at| before.swap_remove(at));
+            let is_as_before = |member: &Member| (member.weight, member.backup) == (found.weight, found.backup);
+            kept += usize::from(known.as_ref().is_some_and(is_as_before));
+            // Those that are there from the beginning have no others to spare them.
+            let mut member = known.unwrap_or_else(|| Member::new(found, self.unprobed, was_known.then_some(now)));
+            (member.weight, member.backup) = (found.weight, found.backup);
+            self.members.push(member);
         }
         if self.on_removed == Established::Close {
-            own.iter().for_each(|member| member.endpoint.dismiss(Reason::EndpointRemoved));
+            before.iter().for_each(|member| member.endpoint.retire(Reason::EndpointRemoved));
         }
-        !was_known || kept != before || kept != addresses.len()
+        !was_known || kept != count || kept != self.members.len()
+    }
+
+    fn probe(&mut self, address: SocketAddr, state: State, failure: Option<String>, now: Instant) -> bool {
+        let (upstream, closes) = (Arc::clone(&self.name), self.on_unhealthy == Established::Close);
+        let Some(member) = self.member(address) else { return false };
+        let before =
+            std::mem::replace(&mut member.health, Probed { state, at_all: true, failure, owes_closing: false });
+        let (is_well, was_well) = (state.is_well(), before.state.is_well());
+        if is_well && !was_well {
+            // What connects said while it was down is history.
+            member.ejection = Ejection::default();
+            if before.at_all {
+                member.back_since = Some(now);
+            }
+            tracing::info!(%upstream, endpoint = %address, "endpoint is well");
+        } else if !is_well {
+            member.health.owes_closing = closes && (was_well || before.owes_closing);
+            let standing = member.standing();
+            if let Some(why) =
+                member.health.failure.as_ref().filter(|&why| was_well || before.failure.as_ref() != Some(why))
+            {
+                tracing::warn!(%upstream, endpoint = %address, %standing, why, "endpoint is not well");
+            }
+        }
+        !before.at_all || state != before.state
+    }
+
+    /// Closes the connections of members that went down, as soon as another can take them.
+    fn close_owed(&mut self) {
+        if self.members.iter().any(|member| member.standing() == Standing::Up) {
+            for member in self.members.iter_mut().filter(|member| member.health.owes_closing) {
+                member.health.owes_closing = false;
+                member.endpoint.dismiss(Reason::EndpointUnhealthy);
+            }
+        }
     }
 
     fn fail(&mut self, address: SocketAddr, now: Instant) -> bool {
@@ -161,137 +228,30 @@ impl Roster {
 }
 
 impl Member {
+    fn new(found: &Found, unprobed: State, back_since: Option<Instant>) -> Self {
+        Self {
+            endpoint: Arc::new(Endpoint::new(found.address, Arc::clone(&found.target))),
+            weight: found.weight,
+            backup: found.backup,
+            health: Probed { state: unprobed, at_all: false, failure: None, owes_closing: false },
+            ejection: Ejection::default(),
+            back_since,
+        }
+    }
+
     fn standing(&self) -> Standing {
-        if self.ejection.is_out() { Standing::Down } else { Standing::Up }
+        match self.health.state {
+            State { verified: false, .. } => Standing::Unverified,
+            State { up: false, .. } => Standing::Down,
+            _ if self.ejection.is_out() => Standing::Down,
+            _ => Standing::Up,
+        }
     }
 
     fn is(&self, found: &Found) -> bool {
-        let endpoint = &self.endpoint;
-        let own = (endpoint.address, &endpoint.target, endpoint.weight, endpoint.backup);
-        own == (found.address, &found.target, found.weight, found.backup)
+        (self.endpoint.address, &self.endpoint.target) == (found.address, &found.target)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-    use std::net::{IpAddr, Ipv4Addr};
-
-    const SLOW_START: Duration = Duration::from_secs(30);
-
-    fn roster(entries: usize) -> Roster {
-        Roster::new("test".into(), (Balance::RoundRobin, SLOW_START, 0), Established::Keep, entries)
-    }
-
-    fn address(last: u8) -> SocketAddr {
-        ([192, 0, 2, last], 1).into()
-    }
-
-    fn found(entry: usize, last: &[u8]) -> News {
-        let one = |&last| Found { address: address(last), target: "host:1".into(), weight: 1, backup: entry == 9 };
-        News::Found { entry, addresses: last.iter().map(one).collect() }
-    }
-
-    /// Whom clients get, over many picks.
-    fn chosen(roster: &Roster) -> BTreeSet<SocketAddr> {
-        let choice = roster.choice();
-        let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        (0..10_000).filter_map(|_| choice.pick(source, &[]).map(|endpoint| endpoint.address)).collect()
-    }
-
-    fn set(last: &[u8]) -> BTreeSet<SocketAddr> {
-        last.iter().copied().map(address).collect()
-    }
-
-    fn fail(roster: &mut Roster, last: u8, times: usize, now: Instant) -> Vec<bool> {
-        (0..times).map(|_| roster.hear(News::Failed { address: address(last) }, now)).collect()
-    }
-
-    #[test]
-    fn who_stays_keeps_its_connections_and_who_goes_gets_none() {
-        let (mut roster, now) = (roster(1), Instant::now());
-        assert!(roster.choice().is_young && chosen(&roster).is_empty());
-        assert!(roster.hear(found(0, &[1, 2]), now));
-        assert!(!roster.choice().is_young);
-        let kept = Arc::clone(&roster.members[1].endpoint);
-        assert!(!roster.hear(found(0, &[2, 1]), now), "the order says nothing");
-        assert!(roster.hear(found(0, &[2, 3]), now));
-        assert_eq!(chosen(&roster), set(&[2, 3]));
-        assert!(roster.members.iter().any(|member| Arc::ptr_eq(&member.endpoint, &kept)));
-        assert!(roster.hear(found(0, &[]), now));
-        assert!(chosen(&roster).is_empty());
-    }
-
-    #[test]
-    fn an_address_that_two_names_have_is_one_endpoint() {
-        let (mut roster, now) = (roster(2), Instant::now());
-        roster.hear(found(0, &[1, 2]), now);
-        roster.hear(found(1, &[2, 3]), now);
-        let addresses: Vec<_> = roster.members.iter().map(|member| member.endpoint.address).collect();
-        assert_eq!(addresses, [1, 2, 3].map(address));
-    }
-
-    #[test]
-    fn an_endpoint_that_fails_is_left_out_for_a_while() {
-        let (mut roster, start) = (roster(1), Instant::now());
-        roster.hear(found(0, &[1, 2]), start);
-        assert_eq!(fail(&mut roster, 1, 3, start), [false, false, true]);
-        assert_eq!(chosen(&roster), set(&[2]));
-        let release = roster.next_release().unwrap();
-        assert!(!roster.release(start) && roster.release(release));
-        assert_eq!((chosen(&roster), roster.next_release()), (set(&[1, 2]), None));
-        assert_eq!(fail(&mut roster, 1, 1, release), [true], "it is on probation");
-        assert!(roster.hear(News::Reached { address: address(1) }, release));
-        assert_eq!(chosen(&roster), set(&[1, 2]));
-    }
-
-    #[test]
-    fn the_last_one_is_never_ejected() {
-        let (mut roster, now) = (roster(1), Instant::now());
-        roster.hear(found(0, &[1, 2]), now);
-        fail(&mut roster, 1, 3, now);
-        assert_eq!(fail(&mut roster, 2, 9, now), [false; 9]);
-        assert_eq!(chosen(&roster), set(&[2]));
-    }
-
-    #[test]
-    fn backups_come_before_primaries_that_are_down() {
-        let (mut roster, now) = (roster(10), Instant::now());
-        roster.hear(found(0, &[1]), now);
-        roster.hear(found(9, &[9]), now);
-        assert_eq!(chosen(&roster), set(&[1]));
-        fail(&mut roster, 1, 3, now);
-        assert_eq!(chosen(&roster), set(&[9]));
-    }
-
-    #[test]
-    fn who_goes_tells_its_connections_if_they_are_to_close() {
-        for (on_removed, told) in [(Established::Keep, None), (Established::Close, Some(Reason::EndpointRemoved))] {
-            let balancing = (Balance::RoundRobin, SLOW_START, 0);
-            let (mut roster, now) = (Roster::new("test".into(), balancing, on_removed, 1), Instant::now());
-            roster.hear(found(0, &[1, 2]), now);
-            let [stays, goes] = [0, 1].map(|at| Arc::clone(&roster.members[at].endpoint));
-            roster.hear(found(0, &[1]), now);
-            assert_eq!((stays.notice().reason(), goes.notice().reason()), (None, told));
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_comes_back_starts_slowly() {
-        let (mut roster, now) = (roster(1), Instant::now());
-        roster.hear(found(0, &[1, 2]), now);
-        fail(&mut roster, 1, 3, now);
-        roster.hear(News::Reached { address: address(1) }, now);
-        let share = || {
-            let choice = roster.choice();
-            let source = IpAddr::V4(Ipv4Addr::LOCALHOST);
-            let own = |_: &usize| choice.pick(source, &[]).unwrap().address == address(1);
-            (0..10_000).filter(own).count()
-        };
-        tokio::time::advance(SLOW_START / 10).await;
-        assert!((300..1500).contains(&share()), "{}", share());
-        tokio::time::advance(SLOW_START).await;
-        assert!((4500..5500).contains(&share()), "{}", share());
-    }
-}
+mod tests;

@@ -1,5 +1,7 @@
 //! The order of choice: who is asked before whom.
 
+use std::fmt;
+
 use super::{Chooser, Circumstances, Member};
 use crate::config::Balance;
 
@@ -14,6 +16,17 @@ pub enum Standing {
     Unverified,
     /// It is being taken away: never.
     Draining,
+}
+
+impl fmt::Display for Standing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Unverified => "unverified",
+            Self::Draining => "draining",
+        })
+    }
 }
 
 /// From the best to the last resort. Whoever is [down](Standing::Down) may still be better than nobody: when all seem

@@ -21,8 +21,6 @@ const FIRST_PAUSE: RangeInclusive<u32> = 10..=100;
 pub struct Told<'a> {
     /// What is thought of the endpoint now.
     pub state: State,
-    /// Whether that is something else than before.
-    pub changed: bool,
     /// What the probe found.
     pub report: &'a Report,
 }
@@ -33,8 +31,8 @@ pub async fn watch(mut probe: Probe, mut health: Health, mut told: impl FnMut(To
     loop {
         rhythm.next().await;
         let report = probe.run().await;
-        let changed = health.note(report.passed(), report.proof());
-        told(Told { state: health.state(), changed, report: &report });
+        health.note(report.passed(), report.proof());
+        told(Told { state: health.state(), report: &report });
     }
 }
 
