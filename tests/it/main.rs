@@ -20,6 +20,7 @@ mod endpoints;
 mod exhaustion;
 mod half_close;
 mod harness;
+mod health;
 mod hello;
 mod kubectl;
 mod listeners;

@@ -12,7 +12,8 @@ use rustls::{
     ServerConfig, ServerConnection, Stream, StreamOwned, SupportedProtocolVersion,
 };
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// TLS 1.2 alone, for [`Client::versions`].
@@ -51,6 +52,8 @@ pub enum Talk {
     Http(String),
     /// Answers the requests of one connection with these texts, one after the other, then closes.
     Script(Vec<String>),
+    /// Answers requests over HTTP/1.1 with 200 while this is true, else with 500; sends back whatever is no request.
+    Ready(Arc<AtomicBool>),
 }
 
 /// How to set up a [`TlsServer`].
@@ -73,6 +76,11 @@ impl<'a> Service<'a> {
     }
 
     pub fn start(self) -> TlsServer {
+        self.serve(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+    }
+
+    /// Starts on a listener that is there already.
+    pub fn serve(self, listener: TcpListener) -> TlsServer {
         let builder =
             ServerConfig::builder_with_provider(self.provider.clone()).with_safe_default_protocol_versions().unwrap();
         let builder = match self.clients {
@@ -86,7 +94,7 @@ impl<'a> Service<'a> {
         let (config, talk) = (Arc::new(config), self.talk);
         let facts = Arc::new(Mutex::new(Vec::new()));
         let noted = facts.clone();
-        let upstream = Upstream::start(move |stream, visit| serve(&config, stream, visit, &noted, &talk));
+        let upstream = Upstream::serve(listener, move |stream, visit| serve(&config, stream, visit, &noted, &talk));
         TlsServer { upstream, facts }
     }
 }
@@ -167,6 +175,7 @@ fn serve(config: &Arc<ServerConfig>, stream: TcpStream, visit: &Visit, noted: &M
     let served = match talk {
         Talk::Echo => echo(&mut tls),
         Talk::Http(page) => answer(&mut tls, page),
+        Talk::Ready(ready) => tell_or_echo(&mut tls, ready),
         Talk::Script(texts) => texts.iter().try_for_each(|text| answer_with(&mut tls, text)),
     };
     if served.is_ok() {
@@ -179,11 +188,24 @@ fn serve(config: &Arc<ServerConfig>, stream: TcpStream, visit: &Visit, noted: &M
 }
 
 fn echo(tls: &mut impl ReadWrite) -> io::Result<()> {
+    answer_all(tls, |heard| heard.to_vec())
+}
+
+fn tell_or_echo(tls: &mut impl ReadWrite, ready: &AtomicBool) -> io::Result<()> {
+    answer_all(tls, |heard| match (heard.starts_with(b"GET "), ready.load(Ordering::Relaxed)) {
+        (false, _) => heard.to_vec(),
+        (true, true) => b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok".to_vec(),
+        (true, false) => b"HTTP/1.1 500 Internal Server Error\r\ncontent-length: 9\r\n\r\nnot ready".to_vec(),
+    })
+}
+
+/// Answers every piece that comes, until the end.
+fn answer_all(tls: &mut impl ReadWrite, answer: impl Fn(&[u8]) -> Vec<u8>) -> io::Result<()> {
     let mut scratch = vec![0; 64 * 1024];
     loop {
         match tls.read(&mut scratch)? {
             0 => return Ok(()),
-            count => tls.write_all(&scratch[..count])?,
+            count => tls.write_all(&answer(&scratch[..count]))?,
         }
         tls.flush()?;
     }

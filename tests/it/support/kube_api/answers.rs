@@ -13,6 +13,7 @@ const PODS: &str = "/api/v1/namespaces/default/pods";
 pub(super) fn answer(request: &Request<Incoming>, state: &mut State) -> Response<Chunks> {
     let uri = request.uri();
     match uri.path() {
+        "/readyz" => readiness(!state.leaving),
         "/version" => one(&json!({ "major": "1", "minor": "32", "gitVersion": "v1.32.0", "platform": "linux/amd64" })),
         "/api" => one(&json!({ "kind": "APIVersions", "versions": ["v1"] })),
         "/apis" => one(&json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": [] })),
@@ -46,6 +47,14 @@ fn one_pod(path: &str, uri: &Uri, state: &mut State) -> Option<Response<Chunks>>
     }
     let lines = state.log.iter().map(|text| line(text)).collect();
     Some(stream("text/plain", lines, asks(uri, "follow").then_some(&mut state.followers)))
+}
+
+fn readiness(ready: bool) -> Response<Chunks> {
+    let mut response = stream("text/plain", vec![line(if ready { "ok" } else { "shutdown" })], None);
+    if !ready {
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    response
 }
 
 fn resources() -> Value {

@@ -49,6 +49,8 @@ struct State {
     log: Vec<String>,
     followers: Vec<UnboundedSender<Bytes>>,
     requests: Vec<SeenRequest>,
+    /// It is about to go: `/readyz` says so, and everything else is served.
+    leaving: bool,
 }
 
 impl KubeApi {
@@ -85,6 +87,11 @@ impl KubeApi {
         let listener = bind(self.address);
         listener.listen(128).unwrap();
         self.serving = Some(Serving::start(listener.into(), self.tls.clone(), self.state.clone()));
+    }
+
+    /// Whether `/readyz` says that new connections are welcome; all else is served in either case.
+    pub fn be_ready(&self, ready: bool) {
+        self.state.lock().unwrap().leaving = !ready;
     }
 
     /// Creates a running pod and tells every watch about it.
