@@ -18,9 +18,9 @@ const SERVER_NAME: &str = "kube-apiserver.example.com";
 const BY_NAME: &str = "server_names: [kube-apiserver.example.com]";
 const GET_PODS: &[&str] = &["get", "pods"];
 
-/// A cluster with two pods, the gate in front of it, and a user's kubectl.
+/// A cluster with two pods, the gate in front of its API servers, and a user's kubectl.
 struct Stage {
-    api: KubeApi,
+    apis: Vec<KubeApi>,
     gate: Gate,
     authority: Authority,
     user: Identity,
@@ -28,21 +28,40 @@ struct Stage {
 }
 
 impl Stage {
-    /// `None` where kubectl is not installed. `takes` is what the one route takes.
+    /// One API server. `None` where kubectl is not installed. `takes` is what the one route takes.
     fn new(takes: &str) -> Option<Self> {
+        Self::of(1, takes, |_, _| String::new())
+    }
+
+    /// So many API servers that are asked for `/readyz`.
+    fn checked(apis: usize) -> Option<Self> {
+        Self::of(apis, BY_NAME, |authority, user| {
+            format!(
+                ", balance: round_robin, health_check: {{ interval: 2s, timeout: 2s, https: {{ path: /readyz, ca_file: {}, \
+                 server_name: {SERVER_NAME}, client_certificate: {}, client_key: {} }} }}",
+                authority.file().display(),
+                user.certificate_file.display(),
+                user.key_file.display()
+            )
+        })
+    }
+
+    fn of(apis: usize, takes: &str, keys: impl FnOnce(&Authority, &Identity) -> String) -> Option<Self> {
         let program = tools::require("kubectl")?;
         let authority = Authority::new();
-        let api = KubeApi::start(&authority.server(&[SERVER_NAME, "127.0.0.1"]), &authority);
-        api.add_pod("first");
-        api.add_pod("second");
+        let identity = authority.server(&[SERVER_NAME, "127.0.0.1"]);
+        let apis: Vec<_> = (0..apis).map(|_| KubeApi::start(&identity, &authority)).collect();
+        apis.iter().for_each(|api| ["first", "second"].iter().for_each(|pod| api.add_pod(pod)));
+        let endpoints: Vec<String> = apis.iter().map(|api| format!("'{}'", api.address())).collect();
+        let user = authority.client("jane", "developers");
         let gate = Gate::start(&format!(
             "listeners:\n  - {{ address: \"127.0.0.1:0\" }}\n\
              routes:\n  - {{ {takes}, upstream: kubernetes }}\n\
-             upstreams:\n  kubernetes: {{ endpoints: [\"{}\"] }}\n",
-            api.address()
+             upstreams:\n  kubernetes: {{ endpoints: [{}]{} }}\n",
+            endpoints.join(", "),
+            keys(&authority, &user)
         ));
-        let user = authority.client("jane", "developers");
-        Some(Self { api, gate, authority, user, program })
+        Some(Self { apis, gate, authority, user, program })
     }
 
     /// Starts a kubectl that knows the gate's address, and the name to send, if any; home and cache are the stage's own.
@@ -142,7 +161,7 @@ fn get_pods_reaches_the_api_over_http2_with_the_users_certificate() {
     let Some(stage) = Stage::new(BY_NAME) else { return };
     let printed = stage.kubectl(Some(SERVER_NAME), GET_PODS).succeed();
     assert_eq!(names(&printed), ["NAME", "first", "second"]);
-    let requests = stage.api.requests();
+    let requests = stage.apis[0].requests();
     assert!(
         requests.iter().any(|request| request.path.starts_with("/api/v1/namespaces/default/pods")),
         "{requests:#?}"
@@ -167,20 +186,20 @@ fn a_watch_prints_a_pod_that_comes_later() {
     let mut watch = stage.kubectl(Some(SERVER_NAME), &["get", "pods", "--watch"]);
     let rows = [watch.line(), watch.line(), watch.line()].join("\n");
     assert_eq!(names(&rows), ["NAME", "first", "second"]);
-    stage.api.wait_for_request("watch=true");
-    stage.api.add_pod("third");
+    stage.apis[0].wait_for_request("watch=true");
+    stage.apis[0].add_pod("third");
     assert_eq!(names(&watch.line()), ["third"]);
 }
 
 #[test]
 fn logs_are_followed_to_their_end() {
     let Some(stage) = Stage::new(BY_NAME) else { return };
-    stage.api.write_log("written before");
+    stage.apis[0].write_log("written before");
     let mut logs = stage.kubectl(Some(SERVER_NAME), &["logs", "-f", "second"]);
     assert_eq!(logs.line(), "written before");
-    stage.api.write_log("written while kubectl looked on");
+    stage.apis[0].write_log("written while kubectl looked on");
     assert_eq!(logs.line(), "written while kubectl looked on");
-    stage.api.end_logs();
+    stage.apis[0].end_logs();
     assert_eq!(logs.succeed(), "");
 }
 
@@ -191,7 +210,7 @@ fn a_refused_name_is_told_so_at_once() {
         let complaints = stage.kubectl(name, GET_PODS).fail();
         assert!(complaints.contains("remote error: tls: unrecognized name"), "{name:?}: {complaints}");
     }
-    assert_eq!(stage.api.requests(), []);
+    assert_eq!(stage.apis[0].requests(), []);
 }
 
 /// kubectl retries a GET every second after a plain close, and gives up at once on an alert.
@@ -200,15 +219,50 @@ fn kubectl_waits_for_an_upstream_that_is_down() {
     let Some(mut stage) = Stage::new(BY_NAME) else { return };
     // With its discovery cached kubectl asks for the pods alone, so that it is this one GET which is repeated.
     stage.kubectl(Some(SERVER_NAME), GET_PODS).succeed();
-    stage.api.stop();
+    stage.apis[0].stop();
     let waiting = stage.kubectl(Some(SERVER_NAME), GET_PODS);
     // The fourth attempt comes three seconds after the first; an alert would have ended kubectl before.
     wait_until("kubectl is refused four times", || {
         stage.gate.log.all().iter().filter(|line| line["reason"] == "connect_refused").count() >= 4
     });
-    stage.api.add_pod("third");
-    stage.api.start_again();
+    stage.apis[0].add_pod("third");
+    stage.apis[0].start_again();
     assert_eq!(names(&waiting.succeed()), ["NAME", "first", "second", "third"]);
+}
+
+#[test]
+fn nothing_fails_when_one_of_two_api_servers_says_that_it_goes_and_then_goes() {
+    let Some(mut stage) = Stage::checked(2) else { return };
+    let mut watch = stage.kubectl(Some(SERVER_NAME), &["get", "pods", "--watch"]);
+    let rows = [watch.line(), watch.line(), watch.line()].join("\n");
+    assert_eq!(names(&rows), ["NAME", "first", "second"]);
+    let is_watched = |api: &KubeApi| api.requests().iter().any(|request| request.path.contains("watch=true"));
+    wait_until("the watch is on", || stage.apis.iter().any(is_watched));
+    let stays = stage.apis.iter().position(is_watched).unwrap();
+    let goes = 1 - stays;
+
+    let get = |stage: &Stage| {
+        let printed = stage.kubectl(Some(SERVER_NAME), GET_PODS).succeed();
+        assert_eq!(names(&printed)[1..3], ["first", "second"]);
+    };
+    // Requests of users: the probes ask for nothing else.
+    let asked = |stage: &Stage| stage.apis[goes].requests().iter().filter(|seen| seen.path != "/readyz").count();
+    wait_until("both serve", || {
+        get(&stage);
+        asked(&stage) > 0
+    });
+    stage.apis[goes].be_ready(false);
+    wait_until("it serves nobody new", || {
+        let before = asked(&stage);
+        (0..6).for_each(|_| get(&stage));
+        asked(&stage) == before
+    });
+    stage.apis[goes].stop();
+    for pod in ["third", "fourth", "fifth"] {
+        get(&stage);
+        stage.apis[stays].add_pod(pod);
+        assert_eq!(names(&watch.line()), [pod]);
+    }
 }
 
 /// The first word of each line: the pods' names.
