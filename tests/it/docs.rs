@@ -11,6 +11,7 @@ use serde_json::Value;
 use snigate::config::Config;
 use snigate::outcome::Reason;
 
+use crate::support::certs::Authority;
 use crate::support::gate::{Gate, routing};
 use crate::support::hello::hello;
 use crate::support::tcp::{self, Upstream};
@@ -122,6 +123,31 @@ fn the_readme_s_configuration_loads_and_says_the_defaults() {
         configuration.lines().filter(|line| !is_default(line)).flat_map(|line| [line, "\n"]).collect();
     assert!(shorter.len() < configuration.len());
     assert_eq!(Config::parse(&shorter).unwrap().to_string(), config.to_string());
+}
+
+/// What HAProxy is told, and what snigate is told in its place: both accept it, and they mean the same endpoints.
+#[test]
+fn the_readme_s_upstream_is_that_of_its_haproxy() {
+    let (readme, authority) = (read("README.md"), Authority::new());
+    let upstreams =
+        yaml(&readme, "upstreams:").replace("/etc/snigate/kubernetes-ca.pem", authority.file().to_str().unwrap());
+    let rest = "listeners: [{ address: ':6443' }]\nroutes: [{ server_names: [a.test], upstream: kubernetes }]\n";
+    let config = Config::parse(&format!("{rest}{upstreams}")).unwrap_or_else(|mistakes| panic!("{mistakes}"));
+    assert_eq!(config.warnings, []);
+    let backend = blocks(&readme, "haproxy")[0];
+    let servers = backend.lines().filter_map(|line| line.trim().strip_prefix("server "));
+    let servers: Vec<_> = servers.map(|server| server.split_whitespace().nth(1).unwrap().to_owned()).collect();
+    let endpoints = &config.upstreams[0].endpoints;
+    assert_eq!(servers, endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect::<Vec<_>>());
+
+    let Some(haproxy) = tools::require("haproxy") else { return };
+    let file = authority.folder().join("haproxy.cfg");
+    let checked = backend.replace("/etc/haproxy/ca.pem", authority.file().to_str().unwrap());
+    let rest = "defaults\n  timeout connect 1s\n  timeout client 1s\n  timeout server 1s\n\
+                frontend front\n  mode tcp\n  bind 127.0.0.1:6443\n  default_backend kubernetes\n";
+    fs::write(&file, format!("{rest}{checked}")).unwrap();
+    let run = tools::run(Command::new(haproxy).args(["-c", "-f"]).arg(&file), "");
+    assert!(run.status.success(), "{}{}", run.stdout, run.stderr);
 }
 
 /// Runs `snigate` with these arguments, `snigate.yaml` being the README's configuration.
