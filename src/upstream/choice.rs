@@ -15,6 +15,8 @@ use crate::config::Balance;
 #[derive(Clone, Debug)]
 pub(super) struct Placed {
     pub(super) endpoint: Arc<Endpoint>,
+    /// The `host:port` it was found as. The addresses of one host share it.
+    pub(super) target: Arc<str>,
     /// Its share of the connections, relative to the other endpoints.
     pub(super) weight: u32,
     /// Whether it is used only when no other endpoint can be.
@@ -22,6 +24,13 @@ pub(super) struct Placed {
     pub(super) standing: Standing,
     /// When it came back, if it did so lately: slow start counts from there.
     pub(super) back_since: Option<Instant>,
+}
+
+impl Placed {
+    /// Whether the other is the same host by another family of addresses.
+    fn is_sibling_of(&self, other: &Self) -> bool {
+        self.target == other.target && self.endpoint.address.is_ipv4() != other.endpoint.address.is_ipv4()
+    }
 }
 
 /// Why nobody can be chosen, none having been tried.
@@ -78,12 +87,35 @@ impl Choice {
     /// The same host by the other family, if it stands as well and was not tried.
     pub(super) fn sibling(&self, of: &Endpoint, tried: &[SocketAddr]) -> Option<&Arc<Endpoint>> {
         let own = self.placed.iter().find(|placed| placed.endpoint.address == of.address)?;
-        let mut others = self.placed.iter().filter(|other| other.standing == own.standing);
-        let is_fit = |other: &Endpoint| other.is_sibling_of(of) && !tried.contains(&other.address);
-        others.find(|other| is_fit(&other.endpoint)).map(|other| &other.endpoint)
+        let is_fit = |other: &&Placed| {
+            other.is_sibling_of(own) && other.standing == own.standing && !tried.contains(&other.endpoint.address)
+        };
+        self.placed.iter().find(is_fit).map(|other| &other.endpoint)
     }
+
     /// Why nobody can be picked, if nobody was tried.
     pub(super) fn lack(&self) -> Lack {
         if self.placed.is_empty() { Lack::Addresses } else { Lack::Proof }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn siblings_are_one_host_by_both_families() {
+        let placed = |address: &str, target: &str| Placed {
+            endpoint: Arc::new(Endpoint::new(address.parse().unwrap())),
+            target: target.into(),
+            weight: 1,
+            backup: false,
+            standing: Standing::Up,
+            back_since: None,
+        };
+        let [four, six, other] = [("192.0.2.1:1", "a:1"), ("[2001:db8::1]:1", "a:1"), ("[2001:db8::2]:1", "b:1")]
+            .map(|(address, target)| placed(address, target));
+        assert!(four.is_sibling_of(&six) && six.is_sibling_of(&four));
+        assert!(!four.is_sibling_of(&four) && !four.is_sibling_of(&other));
     }
 }

@@ -171,11 +171,11 @@ async fn reach(
             Ok(Connection { socket, address, sent, user_timeout: upstream.user_timeout, lease })
         }
         Err(error) => {
-            let (name, target) = (&upstream.name, &endpoint.target);
+            let (name, address) = (&upstream.name, endpoint.address);
             if error.reason().fault() == Fault::Ours {
-                tracing::error!(upstream = %name, endpoint = %target, %error, "attempt failed");
+                tracing::error!(upstream = %name, endpoint = %address, %error, "attempt failed");
             } else {
-                tracing::warn!(upstream = %name, endpoint = %target, %error, "attempt failed");
+                tracing::warn!(upstream = %name, endpoint = %address, %error, "attempt failed");
                 upstream.note_failure(&endpoint);
             }
             Err(error)
@@ -268,7 +268,8 @@ mod tests {
             upstreams: { up: { endpoints: ['127.0.0.1:1'], attempts: 1, connect_timeout: 30s } }";
         let upstream = Keeper::of(&Config::parse(yaml).unwrap().upstreams[0], RouteNames::default()).0;
         let placed = |&(address, target): &(SocketAddr, &str)| Placed {
-            endpoint: Arc::new(Endpoint::new(address, target.into())),
+            endpoint: Arc::new(Endpoint::new(address)),
+            target: target.into(),
             weight: 1,
             backup: false,
             standing: Standing::Up,
@@ -327,9 +328,9 @@ mod tests {
         let error = connect(&upstream, source, began, b"").await.unwrap_err();
         assert_eq!((error.reason(), began.elapsed()), (Reason::DnsUnresolved, Duration::from_secs(30)));
 
-        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap(), "host:1".into()));
-        let found =
-            young(vec![Placed { endpoint, weight: 1, backup: false, standing: Standing::Up, back_since: None }]);
+        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap()));
+        let (target, standing) = ("host:1".into(), Standing::Up);
+        let found = young(vec![Placed { endpoint, target, weight: 1, backup: false, standing, back_since: None }]);
         let find = async {
             tokio::time::sleep(Duration::from_secs(1)).await;
             upstream.choice.store(found);

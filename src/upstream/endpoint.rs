@@ -14,8 +14,6 @@ use crate::outcome::Reason;
 pub struct Endpoint {
     /// Where it is.
     pub address: SocketAddr,
-    /// The `host:port` it was found as. The addresses of one host share it.
-    pub target: Arc<str>,
     /// Connections open or being opened.
     open: AtomicUsize,
     /// The last connect failed: the next that does not is news.
@@ -26,9 +24,9 @@ pub struct Endpoint {
 
 impl Endpoint {
     /// An endpoint without connections.
-    pub(super) fn new(address: SocketAddr, target: Arc<str>) -> Self {
+    pub(super) fn new(address: SocketAddr) -> Self {
         let (open, failing, notice) = (AtomicUsize::new(0), AtomicBool::new(false), ArcSwap::default());
-        Self { address, target, open, failing, notice }
+        Self { address, open, failing, notice }
     }
 
     /// Connections open or being opened.
@@ -58,11 +56,6 @@ impl Endpoint {
     /// Whether the connect before this one had failed. A plain read, but for the first success after a failure.
     pub(super) fn note_success(&self) -> bool {
         self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::Relaxed)
-    }
-
-    /// Whether the other is the same host by another family of addresses.
-    pub(super) fn is_sibling_of(&self, other: &Self) -> bool {
-        self.target == other.target && self.address.is_ipv4() != other.address.is_ipv4()
     }
 }
 
@@ -95,13 +88,13 @@ impl Drop for Lease {
 mod tests {
     use super::*;
 
-    fn endpoint(address: &str, target: &str) -> Arc<Endpoint> {
-        Arc::new(Endpoint::new(address.parse().unwrap(), target.into()))
+    fn endpoint() -> Arc<Endpoint> {
+        Arc::new(Endpoint::new("192.0.2.1:1".parse().unwrap()))
     }
 
     #[test]
     fn a_connection_counts_for_as_long_as_its_lease_lives() {
-        let endpoint = endpoint("192.0.2.1:1", "a:1");
+        let endpoint = endpoint();
         let leases = [Lease::take(&endpoint), Lease::take(&endpoint)];
         assert_eq!(endpoint.open(), 2);
         drop(leases);
@@ -110,7 +103,7 @@ mod tests {
 
     #[test]
     fn only_the_first_success_after_a_failure_is_news() {
-        let endpoint = endpoint("192.0.2.1:1", "a:1");
+        let endpoint = endpoint();
         assert!(!endpoint.note_success());
         endpoint.note_failure();
         endpoint.note_failure();
@@ -120,7 +113,7 @@ mod tests {
 
     #[test]
     fn connections_are_dismissed_as_of_now_or_for_good() {
-        let endpoint = endpoint("192.0.2.1:1", "a:1");
+        let endpoint = endpoint();
         let before = endpoint.notice();
         endpoint.dismiss(Reason::EndpointUnhealthy);
         let after = endpoint.notice();
@@ -128,13 +121,5 @@ mod tests {
         endpoint.retire(Reason::EndpointRemoved);
         assert_eq!([&after, &endpoint.notice()].map(|notice| notice.reason()), [Some(Reason::EndpointRemoved); 2]);
         assert_eq!(before.reason(), Some(Reason::EndpointUnhealthy));
-    }
-
-    #[test]
-    fn siblings_are_one_host_by_both_families() {
-        let [four, six, other] = [("192.0.2.1:1", "a:1"), ("[2001:db8::1]:1", "a:1"), ("[2001:db8::2]:1", "b:1")]
-            .map(|(a, t)| endpoint(a, t));
-        assert!(four.is_sibling_of(&six) && six.is_sibling_of(&four));
-        assert!(!four.is_sibling_of(&four) && !four.is_sibling_of(&other));
     }
 }

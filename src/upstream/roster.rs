@@ -55,6 +55,7 @@ pub(super) struct Roster {
 #[derive(Debug)]
 struct Member {
     endpoint: Arc<Endpoint>,
+    target: Arc<str>,
     weight: u32,
     backup: bool,
     health: Probed,
@@ -106,6 +107,7 @@ impl Roster {
     pub(super) fn choice(&self) -> Choice {
         let placed = |member: &Member| Placed {
             endpoint: Arc::clone(&member.endpoint),
+            target: Arc::clone(&member.target),
             weight: member.weight,
             backup: member.backup,
             standing: member.standing(),
@@ -141,8 +143,8 @@ impl Roster {
         changed
     }
 
-    /// Members that are still there keep their connections, health and ejection. Two configured endpoints may have one
-    /// address: the first has it.
+    /// Members that are still there keep their connections, health and ejection, whatever name leads to them now. Two
+    /// configured endpoints may have one address: the first has it.
     fn find(&mut self, entry: usize, addresses: Vec<Found>, now: Instant) -> bool {
         let was_known = self.found[entry].replace(addresses).is_some();
         let mut before = std::mem::take(&mut self.members);
@@ -151,12 +153,15 @@ impl Roster {
             if self.addresses().any(|address| address == found.address) {
                 continue;
             }
-            let known = before.iter().position(|member| member.is(found)).map(|at| before.swap_remove(at));
-            let is_as_before = |member: &Member| (member.weight, member.backup) == (found.weight, found.backup);
+            let known = before.iter().position(|member| member.endpoint.address == found.address);
+            let known = known.map(|at| before.swap_remove(at));
+            let is_as_before = |member: &Member| {
+                (&member.target, member.weight, member.backup) == (&found.target, found.weight, found.backup)
+            };
             kept += usize::from(known.as_ref().is_some_and(is_as_before));
             // Those that are there from the beginning have no others to spare them.
             let mut member = known.unwrap_or_else(|| Member::new(found, self.unprobed, was_known.then_some(now)));
-            (member.weight, member.backup) = (found.weight, found.backup);
+            (member.target, member.weight, member.backup) = (Arc::clone(&found.target), found.weight, found.backup);
             self.members.push(member);
         }
         if self.on_removed == Established::Close {
@@ -230,7 +235,8 @@ impl Roster {
 impl Member {
     fn new(found: &Found, unprobed: State, back_since: Option<Instant>) -> Self {
         Self {
-            endpoint: Arc::new(Endpoint::new(found.address, Arc::clone(&found.target))),
+            endpoint: Arc::new(Endpoint::new(found.address)),
+            target: Arc::clone(&found.target),
             weight: found.weight,
             backup: found.backup,
             health: Probed { state: unprobed, at_all: false, failure: None, owes_closing: false },
@@ -246,10 +252,6 @@ impl Member {
             _ if self.ejection.is_out() => Standing::Down,
             _ => Standing::Up,
         }
-    }
-
-    fn is(&self, found: &Found) -> bool {
-        (self.endpoint.address, &self.endpoint.target) == (found.address, &found.target)
     }
 }
 

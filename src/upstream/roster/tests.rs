@@ -34,7 +34,11 @@ fn address(last: u8) -> SocketAddr {
 }
 
 fn found(entry: usize, last: &[u8]) -> News {
-    let one = |&last| Found { address: address(last), target: "host:1".into(), weight: 1, backup: entry == 9 };
+    found_as("host:1", entry, last)
+}
+
+fn found_as(target: &str, entry: usize, last: &[u8]) -> News {
+    let one = |&last| Found { address: address(last), target: target.into(), weight: 1, backup: entry == 9 };
     News::Found { entry, addresses: last.iter().map(one).collect() }
 }
 
@@ -148,6 +152,22 @@ fn an_address_that_one_of_two_names_loses_stays_the_others() {
     roster.hear(found(0, &[1]), now);
     assert_eq!(chosen(&roster), set(&[1, 2, 3]));
     assert!(roster.members.iter().any(|member| Arc::ptr_eq(&member.endpoint, &shared)));
+}
+
+#[test]
+fn an_address_that_another_name_leads_to_now_is_what_it_was() {
+    let (mut roster, now) = (roster_with(2, "on_removed: close", UNVERIFIED), Instant::now());
+    roster.hear(found_as("old:1", 0, &[1]), now);
+    roster.hear(found_as("other:1", 1, &[1]), now);
+    roster.hear(probed(1, UP), now);
+    let before = Arc::clone(&roster.members[0].endpoint);
+    for news in [found_as("new:1", 0, &[1]), found_as("new:1", 0, &[])] {
+        assert!(roster.hear(news, now));
+        assert_eq!(chosen(&roster), set(&[1]), "nobody will say again that it is verified");
+        assert!(Arc::ptr_eq(&before, &roster.members[0].endpoint) && !roster.choice().is_young);
+    }
+    assert_eq!(before.notice().reason(), None);
+    assert_eq!(&*roster.members[0].target, "other:1");
 }
 
 #[test]
