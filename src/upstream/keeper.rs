@@ -74,7 +74,7 @@ impl Keeper {
         let mut tasks = JoinSet::new();
         self.follow_names(&names, &mut tasks);
         loop {
-            self.watches.follow(self.roster.addresses(), &self.teller, &mut tasks);
+            self.watches.follow(self.roster.endpoints(), &self.teller, &mut tasks);
             let release = self.roster.next_release();
             let ejection_is_over = async {
                 match release {

@@ -119,9 +119,9 @@ impl Roster {
         Choice::new(self.balance, self.slow_start, placed, is_young, self.seed)
     }
 
-    /// The addresses of the members.
-    pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        self.members.iter().map(|member| member.endpoint.address)
+    /// The endpoints of the members.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
+        self.members.iter().map(|member| &member.endpoint)
     }
 
     /// When the next ejection ends.
@@ -150,7 +150,7 @@ impl Roster {
         let mut before = std::mem::take(&mut self.members);
         let (count, mut kept) = (before.len(), 0);
         for found in self.found.iter().flatten().flatten() {
-            if self.addresses().any(|address| address == found.address) {
+            if self.endpoints().any(|endpoint| endpoint.address == found.address) {
                 continue;
             }
             let known = before.iter().position(|member| member.endpoint.address == found.address);

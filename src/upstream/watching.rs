@@ -1,6 +1,7 @@
 //! The probes of one upstream: one watch an endpoint, begun and ended as endpoints come and go.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -9,6 +10,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::certificate::{Certificate, CertificateWarning, RouteNames, warnings};
+use super::endpoint::Endpoint;
 use super::health::Health;
 use super::probe::{Prober, Told, watch};
 use super::roster::News;
@@ -21,7 +23,13 @@ pub(super) struct Watches {
     /// Without a `health_check` nobody is asked.
     asking: Option<(Arc<Prober>, Health)>,
     routes: Arc<RouteNames>,
-    running: HashMap<SocketAddr, AbortHandle>,
+    running: HashMap<SocketAddr, Watched>,
+}
+
+#[derive(Debug)]
+struct Watched {
+    endpoint: Arc<Endpoint>,
+    task: AbortHandle,
 }
 
 impl Watches {
@@ -37,38 +45,49 @@ impl Watches {
     }
 
     /// From now on these are watched, among `tasks`, and no others.
-    pub(super) fn follow(
+    pub(super) fn follow<'e>(
         &mut self,
-        addresses: impl Iterator<Item = SocketAddr>,
+        endpoints: impl Iterator<Item = &'e Arc<Endpoint>>,
         teller: &UnboundedSender<News>,
         tasks: &mut JoinSet<()>,
     ) {
         let Some((prober, health)) = &self.asking else { return };
         let mut before = std::mem::take(&mut self.running);
-        for address in addresses {
-            let watched = before.remove(&address).unwrap_or_else(|| {
-                let (probe, health, teller) = (prober.endpoint(address), health.clone(), teller.clone());
-                let mut witness = Witness::new(Arc::clone(&self.upstream), address, Arc::clone(&self.routes));
-                let mut last = None;
-                let told = move |told: Told<'_>| {
-                    let Told { state, report } = told;
-                    let failure = report.outcome.as_ref().err().map(ToString::to_string);
-                    tracing::debug!(upstream = %witness.upstream, endpoint = %address, failure, "probed");
-                    if let Some(certificate) = &report.certificate {
-                        witness.see(certificate);
-                    }
-                    let news = (state, failure);
-                    if last.as_ref() != Some(&news) {
-                        // Nobody listens any more only when this is about to be dropped.
-                        let _ = teller.send(News::Probed { address, state, failure: news.1.clone() });
-                        last = Some(news);
-                    }
-                };
-                tasks.spawn_local(async move { match watch(probe, health, told).await {} })
-            });
+        for endpoint in endpoints {
+            let address = endpoint.address;
+            let watched = match before.entry(address) {
+                // One that went and came back meanwhile has to be told of anew: only changes are.
+                Entry::Occupied(known) if Arc::ptr_eq(&known.get().endpoint, endpoint) => known.remove(),
+                _ => {
+                    let witness = Witness::new(Arc::clone(&self.upstream), address, Arc::clone(&self.routes));
+                    let told = telling(witness, teller.clone());
+                    let (probe, health) = (prober.endpoint(address), health.clone());
+                    let task = tasks.spawn_local(async move { match watch(probe, health, told).await {} });
+                    Watched { endpoint: Arc::clone(endpoint), task }
+                }
+            };
             self.running.insert(address, watched);
         }
-        before.into_values().for_each(|gone| gone.abort());
+        before.into_values().for_each(|gone| gone.task.abort());
+    }
+}
+
+/// Tells the log what each probe found, and the keeper what has changed.
+fn telling(mut witness: Witness, teller: UnboundedSender<News>) -> impl FnMut(Told<'_>) {
+    let address = witness.endpoint;
+    let mut last = None;
+    move |Told { state, report }| {
+        let failure = report.outcome.as_ref().err().map(ToString::to_string);
+        tracing::debug!(upstream = %witness.upstream, endpoint = %address, failure, "probed");
+        if let Some(certificate) = &report.certificate {
+            witness.see(certificate);
+        }
+        let news = (state, failure);
+        if last.as_ref() != Some(&news) {
+            // Nobody listens any more only when this is about to be dropped.
+            let _ = teller.send(News::Probed { address, state, failure: news.1.clone() });
+            last = Some(news);
+        }
     }
 }
 
@@ -99,5 +118,43 @@ impl Witness {
             tracing::warn!(%upstream, %endpoint, "{warning}");
         }
         *warned = warnings;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    use std::net::TcpListener;
+    use tokio::sync::mpsc::unbounded_channel;
+    use tokio::task::LocalSet;
+    use tokio::time::timeout;
+
+    #[tokio::test]
+    async fn an_endpoint_that_takes_the_place_of_another_is_told_of_anew() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let yaml = "
+            listeners: [{ address: ':1' }]
+            routes: [{ server_names: [a.test], upstream: up }]
+            upstreams: { up: { endpoints: ['127.0.0.1:1'], health_check: { interval: 1h, timeout: 60s, tcp: {} } } }";
+        let mut watches = Watches::new(&Config::parse(yaml).unwrap().upstreams[0], RouteNames::default());
+        let (teller, mut news) = unbounded_channel();
+        let mut tasks = JoinSet::new();
+        let told = async {
+            let [first, second] = [0, 1].map(|_| Arc::new(Endpoint::new(listener.local_addr().unwrap())));
+            for endpoint in [&first, &first, &second] {
+                watches.follow([endpoint].into_iter(), &teller, &mut tasks);
+                assert_eq!(watches.running.len(), 1);
+            }
+            // The first was asked nothing yet, and will not be any more.
+            let Some(ended) = tasks.join_next().await else { panic!("nobody was watched") };
+            assert!(ended.is_err_and(|error| error.is_cancelled()));
+            watches.follow([&second].into_iter(), &teller, &mut tasks);
+            assert!(matches!(news.recv().await, Some(News::Probed { .. })));
+            watches.follow([&first].into_iter(), &teller, &mut tasks);
+            assert!(matches!(news.recv().await, Some(News::Probed { .. })));
+        };
+        timeout(std::time::Duration::from_secs(60), LocalSet::new().run_until(told)).await.unwrap();
     }
 }
