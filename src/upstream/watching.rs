@@ -1,7 +1,7 @@
 //! The probes of one upstream: one watch an endpoint, begun and ended as endpoints come and go.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -15,6 +15,9 @@ use super::health::Health;
 use super::probe::{Prober, Told, watch};
 use super::roster::News;
 use crate::config::{self, HealthCheck};
+
+/// Certificates of one endpoint that are remembered: behind a virtual address each machine has its own.
+const REMEMBERED: usize = 16;
 
 /// Has the endpoints of an upstream asked whether they are well.
 #[derive(Debug)]
@@ -96,40 +99,81 @@ struct Witness {
     upstream: Arc<str>,
     endpoint: SocketAddr,
     routes: Arc<RouteNames>,
-    seen: Option<Arc<Certificate>>,
-    warned: Vec<CertificateWarning>,
+    /// Certificates, with what was there to say of each the last time.
+    seen: VecDeque<(Arc<Certificate>, Vec<CertificateWarning>)>,
 }
 
 impl Witness {
     fn new(upstream: Arc<str>, endpoint: SocketAddr, routes: Arc<RouteNames>) -> Self {
-        Self { upstream, endpoint, routes, seen: None, warned: Vec::new() }
+        Self { upstream, endpoint, routes, seen: VecDeque::new() }
     }
 
     fn see(&mut self, certificate: &Arc<Certificate>) {
-        let Self { upstream, endpoint, routes, seen, warned } = self;
-        if seen.as_ref() != Some(certificate) {
+        let (is_new, warnings) = self.note(certificate, SystemTime::now());
+        let Self { upstream, endpoint, .. } = self;
+        if is_new {
             let names = certificate.names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
             let (issuer, expires) = (&certificate.issuer, certificate.last_day());
             tracing::info!(%upstream, %endpoint, names, issuer, expires, "endpoint shows a certificate");
-            *seen = Some(Arc::clone(certificate));
         }
-        let warnings = warnings(certificate, routes, SystemTime::now());
-        for warning in warnings.iter().filter(|warning| !warned.contains(warning)) {
+        for warning in warnings {
             tracing::warn!(%upstream, %endpoint, "{warning}");
         }
-        *warned = warnings;
+    }
+
+    /// Whether this certificate is to be told of, and the warnings that are.
+    fn note(&mut self, certificate: &Arc<Certificate>, now: SystemTime) -> (bool, Vec<CertificateWarning>) {
+        let current = warnings(certificate, &self.routes, now);
+        if let Some((_, before)) = self.seen.iter_mut().find(|(seen, _)| seen == certificate) {
+            let new = current.iter().filter(|warning| !before.contains(warning)).cloned().collect();
+            *before = current;
+            return (false, new);
+        }
+        if self.seen.len() == REMEMBERED {
+            self.seen.pop_front();
+        }
+        self.seen.push_back((Arc::clone(certificate), current.clone()));
+        (true, current)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
+    use crate::config::{Config, Pin};
 
     use std::net::TcpListener;
+    use std::time::Duration;
     use tokio::sync::mpsc::unbounded_channel;
     use tokio::task::LocalSet;
     use tokio::time::timeout;
+
+    #[test]
+    fn certificates_and_what_there_is_to_say_of_them_are_told_once() {
+        let now = SystemTime::now();
+        let certificate = |key: u8, days: u64| {
+            let not_after = now + Duration::from_hours(24 * days);
+            Arc::new(Certificate { names: Vec::new(), issuer: String::new(), not_after, key: Pin([key; 32]) })
+        };
+        let mut witness = Witness::new("up".into(), ([192, 0, 2, 1], 1).into(), Arc::default());
+        let (one, other) = (certificate(1, 20), certificate(2, 30));
+        let soon = |of: &Certificate| vec![CertificateWarning::ExpiresSoon(of.last_day())];
+        assert_eq!(witness.note(&one, now), (true, soon(&one)));
+        assert_eq!(witness.note(&other, now), (true, vec![]));
+        // As the machines behind one address answer in turn.
+        for _ in 0..10 {
+            assert_eq!(witness.note(&one, now), (false, vec![]));
+            assert_eq!(witness.note(&other, now), (false, vec![]));
+        }
+        assert_eq!(witness.note(&other, now + Duration::from_hours(24 * 10)), (false, soon(&other)));
+        for key in 3.. {
+            if witness.note(&one, now).0 {
+                assert_eq!((usize::from(key), witness.seen.len()), (REMEMBERED + 2, REMEMBERED));
+                return;
+            }
+            witness.note(&certificate(key, 30), now);
+        }
+    }
 
     #[tokio::test]
     async fn an_endpoint_that_takes_the_place_of_another_is_told_of_anew() {
@@ -155,6 +199,6 @@ mod tests {
             watches.follow([&first].into_iter(), &teller, &mut tasks);
             assert!(matches!(news.recv().await, Some(News::Probed { .. })));
         };
-        timeout(std::time::Duration::from_secs(60), LocalSet::new().run_until(told)).await.unwrap();
+        timeout(Duration::from_secs(60), LocalSet::new().run_until(told)).await.unwrap();
     }
 }
