@@ -145,7 +145,7 @@ impl Prober {
 
     /// The probe of one endpoint.
     pub fn endpoint(self: &Arc<Self>, address: SocketAddr) -> Probe {
-        Probe { prober: Arc::clone(self), address, kept: None }
+        Probe { prober: Arc::clone(self), address, kept: None, done: None }
     }
 }
 
@@ -155,6 +155,8 @@ pub struct Probe {
     prober: Arc<Prober>,
     address: SocketAddr,
     kept: Option<Kept>,
+    /// Done with, and to be closed properly.
+    done: Option<TlsStream<TcpStream>>,
 }
 
 /// A connection that waits for the next request.
@@ -172,8 +174,6 @@ struct Seen {
     stage: Stage,
     verdict: Option<Result<(), Refusal>>,
     certificate: Option<Arc<Certificate>>,
-    /// Done with, and to be closed properly.
-    done: Option<TlsStream<TcpStream>>,
 }
 
 impl Probe {
@@ -182,15 +182,12 @@ impl Probe {
         self.address
     }
 
-    /// Asks once.
+    /// Asks once. What comes of it need not wait for [`Probe::part`].
     pub async fn run(&mut self) -> Report {
         let mut seen = Seen::default();
         let limit = self.prober.check.timeout;
         let outcome = timeout(limit, self.ask(&mut seen)).await;
         let outcome = outcome.unwrap_or(Err(ProbeFailure::TimedOut { stage: seen.stage, limit }));
-        if let Some(stream) = seen.done.take() {
-            close(stream).await;
-        }
         let identity = match seen.verdict {
             _ if !self.prober.check.asks_for_proof() => Identity::NotAsked,
             None => Identity::NotSeen,
@@ -200,6 +197,19 @@ impl Probe {
         Report { outcome, identity, certificate: seen.certificate }
     }
 
+    /// Ends a session that is done with as TLS wants it: `close_notify`, FIN, and the other side's end read, so that no RST
+    /// of ours cuts it short.
+    pub async fn part(&mut self) {
+        let Some(mut stream) = self.done.take() else { return };
+        let _ = timeout(FAREWELL, async {
+            stream.shutdown().await?;
+            let mut rest = [0; 1024];
+            while stream.read(&mut rest).await? > 0 {}
+            io::Result::Ok(())
+        })
+        .await;
+    }
+
     async fn ask(&mut self, seen: &mut Seen) -> Result<(), ProbeFailure> {
         let prober = Arc::clone(&self.prober);
         let Some(credentials) = &prober.credentials else {
@@ -207,29 +217,29 @@ impl Probe {
         };
         let loaded = credentials.current().map_err(ProbeFailure::Files)?;
         let Question::Https(_, question) = &prober.check.question else {
-            seen.done = Some(self.open(&loaded, false, seen).await?);
+            self.done = Some(self.open(&loaded, false, seen).await?);
             return Ok(());
         };
-        if let Some(kept) = self.take_kept(&loaded, seen) {
+        if let Some(kept) = self.take_kept(&loaded) {
             seen.stage = Stage::Asking;
             // A server may close an idle connection whenever it likes: only a new one shows what a failure is worth.
-            if let Ok(outcome) = self.request(kept, question, seen).await {
+            if let Ok(outcome) = self.request(kept, question).await {
                 return outcome;
             }
         }
         let stream = self.open(&loaded, true, seen).await?;
         seen.stage = Stage::Asking;
         let fresh = Kept { stream, since: Instant::now(), loaded };
-        self.request(fresh, question, seen).await.map_err(|error| ProbeFailure::NoAnswer(tls::explain(&error)))?
+        self.request(fresh, question).await.map_err(|error| ProbeFailure::NoAnswer(tls::explain(&error)))?
     }
 
     /// The connection of the last probe, if it is still good for another.
-    fn take_kept(&mut self, loaded: &Arc<Loaded>, seen: &mut Seen) -> Option<Kept> {
+    fn take_kept(&mut self, loaded: &Arc<Loaded>) -> Option<Kept> {
         let kept = self.kept.take()?;
         if kept.since.elapsed() < KEPT_FOR && Arc::ptr_eq(&kept.loaded, loaded) {
             return Some(kept);
         }
-        seen.done = Some(kept.stream);
+        self.done = Some(kept.stream);
         None
     }
 
@@ -267,12 +277,7 @@ impl Probe {
     }
 
     /// One request and what its answer says; an error if there was none.
-    async fn request(
-        &mut self,
-        mut connection: Kept,
-        question: &HttpQuestion,
-        seen: &mut Seen,
-    ) -> io::Result<Result<(), ProbeFailure>> {
+    async fn request(&mut self, mut connection: Kept, question: &HttpQuestion) -> io::Result<Result<(), ProbeFailure>> {
         let host = match self.peer_name() {
             ServerName::IpAddress(_) => self.address.to_string(),
             name => name.to_str().into_owned(),
@@ -281,7 +286,7 @@ impl Probe {
         if answer.reusable {
             self.kept = Some(connection);
         } else {
-            seen.done = Some(connection.stream);
+            self.done = Some(connection.stream);
         }
         let accepted = question.statuses.contains(&answer.status);
         Ok(if accepted { Ok(()) } else { Err(ProbeFailure::Status(answer.status)) })
@@ -293,15 +298,4 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, ProbeFailure> {
     // Where the kernel refuses that, the probe takes a little longer.
     let _ = socket.set_nodelay(true);
     Ok(socket)
-}
-
-/// Ends a session as TLS wants it: `close_notify`, FIN, and the other side's end read, so that no RST of ours cuts it short.
-async fn close(mut stream: TlsStream<TcpStream>) {
-    let _ = timeout(FAREWELL, async {
-        stream.shutdown().await?;
-        let mut rest = [0; 1024];
-        while stream.read(&mut rest).await? > 0 {}
-        io::Result::Ok(())
-    })
-    .await;
 }

@@ -108,7 +108,8 @@ async fn a_good_certificate_is_believed_and_the_session_closed_properly() {
     let authority = Authority::new();
     let identity = authority.server(&["a.test", "*.b.test", "127.0.0.1"]);
     let server = Service::echo(&identity).start();
-    let report = ask(&check(&format!("tls: {{ {} }}", believing(&authority))), server.address()).await;
+    let mut probe = probe(&check(&format!("tls: {{ {} }}", believing(&authority))), server.address());
+    let report = probe.run().await;
     assert!(report.outcome.is_ok(), "{report:?}");
     assert_eq!(report.identity, Identity::Verified);
     assert_eq!(report.certificate.as_deref(), Certificate::read(&identity.certificate).as_ref());
@@ -116,6 +117,9 @@ async fn a_good_certificate_is_believed_and_the_session_closed_properly() {
     assert_eq!(names, ["a.test", "*.b.test", "127.0.0.1"]);
     assert_eq!(server.facts(0).server_name.as_deref(), Some("a.test"));
     assert_eq!(server.facts(0).alpn, None);
+    // Servers take their time to close: clients may wait for the verdict.
+    assert_eq!(server.upstream.visit(0).end(), End::Open);
+    probe.part().await;
     // A RST would mean that we closed with the server's last words unread.
     assert_eq!(server.upstream.visit(0).wait_for_end(), End::Eof);
 

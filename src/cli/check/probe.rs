@@ -81,7 +81,11 @@ async fn ask_endpoint(
     let mut asking = JoinSet::new();
     for address in addresses {
         let (endpoint, mut probe) = (endpoint.clone(), prober.endpoint(address));
-        asking.spawn(async move { Asked { upstream, endpoint, result: Ok((address, probe.run().await)) } });
+        asking.spawn(async move {
+            let report = probe.run().await;
+            probe.part().await;
+            Asked { upstream, endpoint, result: Ok((address, report)) }
+        });
     }
     asking.join_all().await
 }

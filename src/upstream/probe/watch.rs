@@ -5,7 +5,7 @@ use std::hash::{BuildHasher as _, Hasher as _, RandomState};
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{Probe, Report};
 use crate::upstream::health::{Health, State};
@@ -33,6 +33,8 @@ pub async fn watch(mut probe: Probe, mut health: Health, mut told: impl FnMut(To
         let report = probe.run().await;
         health.note(report.passed(), report.proof());
         told(Told { state: health.state(), report: &report });
+        // Never at the cost of the next probe.
+        let _ = timeout_at(rhythm.next, probe.part()).await;
     }
 }
 
