@@ -5,16 +5,20 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ServerConfig;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use snigate::config::{Config, HealthCheck};
 use snigate::upstream::certificate::Certificate;
 use snigate::upstream::health::Health;
 use snigate::upstream::probe::{Identity, Probe, ProbeFailure, Prober, Refusal, Report, Stage, watch};
-use tokio::time::timeout;
+use tokio::net::TcpListener;
+use tokio::time::{advance, pause, resume, timeout};
+use tokio_rustls::TlsAcceptor;
 
 use crate::support::PATIENCE;
 use crate::support::certs::{self, Authority};
 use crate::support::tcp::{End, Refusing, Unanswering, Upstream};
-use crate::support::tls::{Service, Talk};
+use crate::support::tls::{Service, TLS12, TLS13, Talk, classic};
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
 const CUT_SHORT: Duration = Duration::from_millis(300);
@@ -151,6 +155,34 @@ async fn others_are_refused_by_their_certificate() {
 }
 
 #[tokio::test]
+async fn who_shows_a_certificate_without_its_key_is_refused() {
+    let authority = Authority::new();
+    let (identity, thief) = (authority.server(&["a.test"]), authority.server(&["b.test"]));
+    let pin = Certificate::read(&identity.certificate).unwrap().key;
+    let key = classic().key_provider.load_private_key(thief.key()).unwrap();
+    let stolen = CertifiedKey::new(identity.chain(), key);
+    for versions in [TLS12, TLS13] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let config = ServerConfig::builder_with_provider(classic()).with_protocol_versions(versions).unwrap();
+        let config = config.with_no_client_auth().with_cert_resolver(Arc::new(SingleCertAndKey::from(stolen.clone())));
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let serving = tokio::spawn(async move {
+            loop {
+                // It fails, and the client says why.
+                let _ = acceptor.accept(listener.accept().await.unwrap().0).await;
+            }
+        });
+        for text in [format!("tls: {{ {} }}", believing(&authority)), format!("tls: {{ pins: ['{pin}'] }}")] {
+            let report = ask(&check(&text), address).await;
+            let refusal = Refusal::Other("it does not hold the certificate's key".to_owned());
+            assert_eq!(report.identity, Identity::Refused(refusal), "{text}");
+        }
+        serving.abort();
+    }
+}
+
+#[tokio::test]
 async fn without_authorities_any_certificate_will_do() {
     let authority = Authority::new();
     let identity = authority.expired(&["b.test"]);
@@ -272,6 +304,21 @@ async fn one_connection_serves_many_requests() {
         assert_eq!(report.identity, expected);
     }
     assert_eq!(server.handshakes(), 1);
+}
+
+#[tokio::test]
+async fn after_a_minute_who_answers_is_looked_at_again() {
+    let authority = Authority::new();
+    let identity = authority.server(&["a.test"]);
+    let server = script(&identity, &[OK; 9]).start();
+    let mut probe = probe(&check(&format!("https: {{ path: /, {} }}", believing(&authority))), server.address());
+    for (later, expected) in [(0, Identity::Verified), (40, Identity::NotSeen), (40, Identity::Verified)] {
+        // Stands still only as long as nobody waits for a socket.
+        pause();
+        advance(Duration::from_secs(later)).await;
+        resume();
+        assert_eq!(probe.run().await.identity, expected);
+    }
 }
 
 #[tokio::test]
