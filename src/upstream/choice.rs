@@ -103,16 +103,33 @@ impl Choice {
 mod tests {
     use super::*;
 
-    #[test]
-    fn siblings_are_one_host_by_both_families() {
-        let placed = |address: &str, target: &str| Placed {
+    fn placed(address: &str, target: &str) -> Placed {
+        Placed {
             endpoint: Arc::new(Endpoint::new(address.parse().unwrap())),
             target: target.into(),
             weight: 1,
             backup: false,
             standing: Standing::Up,
             back_since: None,
-        };
+        }
+    }
+
+    #[test]
+    fn a_sibling_that_stands_otherwise_is_not_tried_beside() {
+        let [four, six] = [("192.0.2.1:1", "a:1"), ("[2001:db8::1]:1", "a:1")].map(|(a, t)| placed(a, t));
+        for (standing, fits) in
+            [(Standing::Up, true), (Standing::Down, false), (Standing::Unverified, false), (Standing::Draining, false)]
+        {
+            let all = vec![four.clone(), Placed { standing, ..six.clone() }];
+            let choice = Choice::new(Balance::RoundRobin, Duration::ZERO, all, false, 0);
+            let addresses = [&four, &six].map(|one| one.endpoint.address);
+            assert_eq!(choice.sibling(&four.endpoint, &addresses[..1]).is_some(), fits, "{standing}");
+            assert!(choice.sibling(&four.endpoint, &addresses).is_none(), "it was tried");
+        }
+    }
+
+    #[test]
+    fn siblings_are_one_host_by_both_families() {
         let [four, six, other] = [("192.0.2.1:1", "a:1"), ("[2001:db8::1]:1", "a:1"), ("[2001:db8::2]:1", "b:1")]
             .map(|(address, target)| placed(address, target));
         assert!(four.is_sibling_of(&six) && six.is_sibling_of(&four));
