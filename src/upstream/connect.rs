@@ -340,6 +340,28 @@ mod tests {
         connected.unwrap();
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn who_has_tried_somebody_does_not_wait_for_others() {
+        let bound = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        bound.bind(&SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).into()).unwrap();
+        let refusing = bound.local_addr().unwrap().as_socket().unwrap();
+        let mut upstream = upstream(&[]);
+        Arc::get_mut(&mut upstream).unwrap().attempts = 2;
+        let placed = Placed {
+            endpoint: Arc::new(Endpoint::new(refusing)),
+            target: "host:1".into(),
+            weight: 1,
+            backup: false,
+            standing: Standing::Up,
+            back_since: None,
+        };
+        let young = Choice::new(Balance::RoundRobin, Duration::ZERO, vec![placed], true, 0);
+        upstream.choice.store(Arc::new(young));
+        let began = Instant::now();
+        let error = connect(&upstream, Ipv4Addr::LOCALHOST.into(), began, b"").await.unwrap_err();
+        assert_eq!((error.reason(), began.elapsed()), (Reason::ConnectRefused, Duration::ZERO));
+    }
+
     #[tokio::test]
     async fn first_words_go_along_with_the_connect() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

@@ -240,6 +240,8 @@ fn who_goes_down_loses_its_connections_once_another_is_up_if_so_told() {
         roster.hear(probed(1, DOWN), now);
         assert_eq!((old.reason(), one.notice().reason()), (told, None), "new ones are not closed for it");
         roster.hear(probed(2, DOWN), now);
+        let news = News::Probed { address: address(2), state: DOWN, failure: Some("another reason".to_owned()) };
+        assert!(!roster.hear(news, now), "it was down before");
         assert_eq!(other.reason(), None, "nobody else would take them");
         roster.hear(probed(1, UP), now);
         assert_eq!(other.reason(), told, "now somebody does");
