@@ -14,8 +14,8 @@ use crate::crew::Crew;
 use crate::listener;
 use crate::observe::access_log::AccessLog;
 use crate::routing::UpstreamId;
-use crate::upstream::Keeper;
 use crate::upstream::certificate::RouteNames;
+use crate::upstream::{Keeper, Running};
 use crate::worker::{self, Equipment};
 
 /// A running gate.
@@ -23,6 +23,8 @@ use crate::worker::{self, Equipment};
 pub struct Server {
     addresses: Vec<(Arc<str>, SocketAddr)>,
     threads: Vec<JoinHandle<()>>,
+    /// Kept up to date for as long as they are here.
+    _upstreams: Vec<Running>,
     /// The threads run for as long as it is there.
     running: watch::Sender<()>,
     log: AccessLog,
@@ -69,7 +71,7 @@ impl Server {
     /// When an address cannot be bound or a worker cannot start; nothing runs then.
     pub fn start(config: &Config, log: AccessLog) -> Result<Self, StartError> {
         let workers = config.workers.get();
-        let (upstreams, keepers): (Vec<_>, Vec<_>) = config
+        let (running, keepers): (Vec<_>, Vec<_>) = config
             .upstreams
             .iter()
             .enumerate()
@@ -84,14 +86,15 @@ impl Server {
             sockets.iter_mut().zip(group).for_each(|(own, socket)| own.push(socket));
         }
         let listeners: Vec<_> = config.listeners.iter().cloned().map(Arc::new).collect();
-        let mut server = Self { addresses, threads: Vec::new(), running: watch::Sender::new(()), log };
+        let mut server =
+            Self { addresses, threads: Vec::new(), _upstreams: running, running: watch::Sender::new(()), log };
         server.threads.push(control::start(keepers, &config.dns, server.running.subscribe())?);
         for (number, (sockets, crew)) in sockets.into_iter().zip(Crew::of(workers)).enumerate() {
             let equipment = Equipment {
                 listeners: listeners.clone(),
                 sockets,
                 crew,
-                upstreams: upstreams.clone(),
+                upstreams: server._upstreams.iter().map(|running: &Running| Arc::clone(running.upstream())).collect(),
                 log: server.log.clone(),
                 ids: Ids::of_worker(number),
             };

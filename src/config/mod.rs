@@ -107,7 +107,7 @@ pub enum Reject {
 }
 
 /// A named set of endpoints, and how they are connected to.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     /// Its name in routes, log and metrics.
     pub name: Arc<str>,

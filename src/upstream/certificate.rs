@@ -114,7 +114,7 @@ impl fmt::Display for Name {
 }
 
 /// The names of the routes to one upstream, and of those to others.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RouteNames {
     own: Vec<ServerNamePattern>,
     others: Vec<ServerNamePattern>,

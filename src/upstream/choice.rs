@@ -92,6 +92,10 @@ impl Choice {
         };
         self.placed.iter().find(is_fit).map(|other| &other.endpoint)
     }
+    /// The same, and waiting does not help.
+    pub(super) fn grown_old(self) -> Self {
+        Self { is_young: false, ..self }
+    }
 
     /// Why nobody can be picked, if nobody was tried.
     pub(super) fn lack(&self) -> Lack {

@@ -266,7 +266,8 @@ mod tests {
             listeners: [{ address: '127.0.0.1:0' }]
             routes: [{ server_names: [a.test], upstream: up }]
             upstreams: { up: { endpoints: ['127.0.0.1:1'], attempts: 1, connect_timeout: 30s } }";
-        let upstream = Keeper::of(&Config::parse(yaml).unwrap().upstreams[0], RouteNames::default()).0;
+        let upstream = &Config::parse(yaml).unwrap().upstreams[0];
+        let upstream = Arc::clone(Keeper::of(upstream, RouteNames::default()).0.upstream());
         let placed = |&(address, target): &(SocketAddr, &str)| Placed {
             endpoint: Arc::new(Endpoint::new(address)),
             target: target.into(),

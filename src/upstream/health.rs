@@ -52,6 +52,11 @@ impl Health {
         Self { state: State { up: true, verified }, rise, fall, against: 0, probed: false }
     }
 
+    /// As somebody else has left it.
+    pub fn resumed(check: &HealthCheck, state: State) -> Self {
+        Self { state, probed: true, ..Self::new(Some(check)) }
+    }
+
     /// What is thought of it now.
     pub fn state(&self) -> State {
         self.state

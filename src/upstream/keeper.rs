@@ -1,24 +1,22 @@
 //! Keeps one upstream up to date, on the control thread: hears what names, probes and connects say, and publishes a new
 //! choice when it has changed by that.
 
+use std::collections::HashMap;
 use std::future::pending;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
 
-use arc_swap::ArcSwap;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::sync::{Notify, Semaphore};
-use tokio::task::JoinSet;
+use tokio::sync::{Notify, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
+use super::Upstream;
 use super::balance::any_seed;
 use super::certificate::RouteNames;
-use super::health::Health;
-use super::names::{Names, Resolved};
-use super::roster::{Found, News, Roster};
+use super::names::Names;
+use super::roster::{News, Roster};
 use super::watching::Watches;
-use super::{Upstream, WAITING_FOR_EACH};
 use crate::config::{self, EndpointAddress};
 
 /// What keeps an upstream up to date while [`Keeper::keep`] runs.
@@ -28,53 +26,67 @@ pub struct Keeper {
     roster: Roster,
     news: UnboundedReceiver<News>,
     teller: UnboundedSender<News>,
-    /// The configured endpoints that are names: their number, the endpoint, and what has it looked up again.
-    names: Vec<(usize, config::Endpoint, Arc<Notify>)>,
+    orders: UnboundedReceiver<Order>,
+    config: config::Upstream,
+    /// The configured endpoints that are names, each with what looks it up and what has it looked up again.
+    names: HashMap<EndpointAddress, (AbortHandle, Arc<Notify>)>,
     watches: Watches,
+}
+
+/// A running upstream, from where it is configured. Once this is dropped it is not kept up to date any more.
+#[derive(Debug)]
+pub struct Running {
+    upstream: Arc<Upstream>,
+    orders: UnboundedSender<Order>,
+}
+
+/// The upstream is to be configured anew.
+#[derive(Debug)]
+struct Order {
+    config: config::Upstream,
+    routes: RouteNames,
+    done: oneshot::Sender<Arc<Upstream>>,
+}
+
+impl Running {
+    /// What workers use.
+    pub fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
+    /// Configures it anew. Endpoints that are still there keep their connections, health and ejection. Whoever uses the
+    /// [`Running::upstream`] from before finds it as it was, and not kept up to date any more.
+    pub async fn change(&mut self, config: config::Upstream, routes: RouteNames) {
+        let (done, changed) = oneshot::channel();
+        // Its keeper is there for as long as this is, unless it panicked, which was told then.
+        if self.orders.send(Order { config, routes, done }).is_ok()
+            && let Ok(upstream) = changed.await
+        {
+            self.upstream = upstream;
+        }
+    }
 }
 
 impl Keeper {
     /// An upstream as configured, and its keeper. Endpoints that are addresses are there at once; what certificates they
     /// show is compared with the names of `routes`.
-    pub fn of(config: &config::Upstream, routes: RouteNames) -> (Arc<Upstream>, Self) {
+    pub fn of(config: &config::Upstream, routes: RouteNames) -> (Running, Self) {
         let (teller, news) = unbounded_channel();
-        let unprobed = Health::new(config.health_check.as_ref()).state();
-        let mut roster = Roster::new(config, unprobed, any_seed());
-        let mut names = Vec::new();
-        for (entry, endpoint) in config.endpoints.iter().enumerate() {
-            match endpoint.address {
-                EndpointAddress::Ip(address) => {
-                    let resolved = Resolved { address, target: address.to_string().into(), weight: 1, priority: 0 };
-                    roster.hear(News::Found { entry, addresses: found(endpoint, vec![resolved]) }, Instant::now());
-                }
-                EndpointAddress::Name(..) | EndpointAddress::Service(_) => {
-                    names.push((entry, endpoint.clone(), Arc::default()));
-                }
-            }
-        }
-        let upstream = Arc::new(Upstream {
-            name: Arc::clone(&config.name),
-            choice: ArcSwap::from_pointee(roster.choice()),
-            changed: Notify::new(),
-            news: teller.clone(),
-            turns: Semaphore::new(config.max_connecting.get()),
-            waiting: AtomicUsize::new(0),
-            max_waiting: config.max_connecting.get() * WAITING_FOR_EACH,
-            connect_timeout: config.connect_timeout,
-            attempts: config.attempts.get(),
-            user_timeout: config.user_timeout.into(),
-        });
+        let (sender, orders) = unbounded_channel();
+        let roster = Roster::new(config, any_seed());
+        let upstream = Arc::new(Upstream::new(config, roster.choice(), teller.clone()));
         let watches = Watches::new(config, routes);
-        let keeper = Self { upstream: Arc::clone(&upstream), roster, news, teller, names, watches };
-        (upstream, keeper)
+        let running = Running { upstream: Arc::clone(&upstream), orders: sender };
+        let (config, names) = (config.clone(), HashMap::new());
+        (running, Self { upstream, roster, news, teller, orders, config, names, watches })
     }
 
-    /// Keeps the upstream up to date until this is dropped.
+    /// Keeps the upstream up to date until its [`Running`] is dropped.
     pub async fn keep(mut self, names: Rc<Names>) {
         let mut tasks = JoinSet::new();
-        self.follow_names(&names, &mut tasks);
         loop {
-            self.watches.follow(self.roster.endpoints(), &self.teller, &mut tasks);
+            self.follow_names(&names, &mut tasks);
+            self.watches.follow(self.roster.probed(), &self.teller, &mut tasks);
             let release = self.roster.next_release();
             let ejection_is_over = async {
                 match release {
@@ -83,10 +95,15 @@ impl Keeper {
                 }
             };
             let changed = tokio::select! {
-                news = self.news.recv() => {
-                    let Some(news) = news else { return };
-                    self.hear_all(news)
+                biased;
+                order = self.orders.recv() => {
+                    let Some(Order { config, routes, done }) = order else { return };
+                    self.change(config, routes);
+                    // Who gave the order may have gone.
+                    let _ = done.send(Arc::clone(&self.upstream));
+                    false
                 }
+                Some(news) = self.news.recv() => self.hear_all(news),
                 () = ejection_is_over => self.roster.release(Instant::now()),
                 Some(ended) = tasks.join_next() => {
                     if ended.is_err_and(|error| error.is_panic()) {
@@ -96,23 +113,50 @@ impl Keeper {
                 }
             };
             if changed {
-                self.upstream.choice.store(Arc::new(self.roster.choice()));
-                self.upstream.changed.notify_waiters();
+                self.upstream.publish(self.roster.choice());
             }
         }
     }
 
-    fn follow_names(&self, names: &Rc<Names>, tasks: &mut JoinSet<()>) {
-        for (entry, endpoint, nudge) in self.names.clone() {
-            let (names, teller) = (Rc::clone(names), self.teller.clone());
-            tasks.spawn_local(async move {
-                let told = |resolved| {
-                    // Nobody listens any more only when this is about to be dropped.
-                    let _ = teller.send(News::Found { entry, addresses: found(&endpoint, resolved) });
-                };
-                names.follow(&endpoint.address, &nudge, told).await;
-            });
+    fn change(&mut self, config: config::Upstream, routes: RouteNames) {
+        // What was told of the endpoints as they were asked until now must not count as told of them from now on.
+        while let Ok(news) = self.news.try_recv() {
+            self.roster.hear(news, Instant::now());
         }
+        self.watches.change(&config, routes);
+        if self.config == config {
+            self.upstream.publish(self.roster.choice());
+            return;
+        }
+        // Nobody publishes a choice there any more: who waits for one is to come again.
+        self.upstream.publish(self.roster.choice().grown_old());
+        self.roster.change(&config, Instant::now());
+        self.upstream = Arc::new(Upstream::new(&config, self.roster.choice(), self.teller.clone()));
+        self.config = config;
+    }
+
+    /// Looks up the names that are configured, and no others.
+    fn follow_names(&mut self, names: &Rc<Names>, tasks: &mut JoinSet<()>) {
+        let mut before = std::mem::take(&mut self.names);
+        for endpoint in
+            self.config.endpoints.iter().filter(|endpoint| !matches!(endpoint.address, EndpointAddress::Ip(_)))
+        {
+            let what = &endpoint.address;
+            let followed = before.remove(what).unwrap_or_else(|| {
+                let (names, teller, nudge) = (Rc::clone(names), self.teller.clone(), Arc::<Notify>::default());
+                let (name, nudged) = (what.clone(), Arc::clone(&nudge));
+                let task = tasks.spawn_local(async move {
+                    let told = |addresses| {
+                        // Nobody listens any more only when this is about to be dropped.
+                        let _ = teller.send(News::Resolved { of: name.clone(), addresses });
+                    };
+                    names.follow(&name, &nudged, told).await;
+                });
+                (task, nudge)
+            });
+            self.names.insert(what.clone(), followed);
+        }
+        before.into_values().for_each(|(gone, _)| gone.abort());
     }
 
     /// News that came together make one new choice.
@@ -122,25 +166,11 @@ impl Keeper {
         let mut next = Some(first);
         while let Some(news) = next {
             if matches!(news, News::Failed { .. }) {
-                self.names.iter().for_each(|(.., nudge)| nudge.notify_one());
+                self.names.values().for_each(|(_, nudge)| nudge.notify_one());
             }
             changed |= self.roster.hear(news, now);
             next = self.news.try_recv().ok();
         }
         changed
     }
-}
-
-/// What a configured endpoint's addresses are as members. SRV records bring their own weights, and those of any priority
-/// but the first are backups.
-fn found(endpoint: &config::Endpoint, resolved: Vec<Resolved>) -> Vec<Found> {
-    let first = resolved.iter().map(|one| one.priority).min();
-    let is_service = matches!(endpoint.address, EndpointAddress::Service(_));
-    let one = |Resolved { address, target, weight, priority }| Found {
-        address,
-        target,
-        weight: if is_service { weight } else { endpoint.weight },
-        backup: endpoint.backup || Some(priority) > first,
-    };
-    resolved.into_iter().map(one).collect()
 }

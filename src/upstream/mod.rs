@@ -29,8 +29,10 @@ use tokio::time::{Instant, timeout_at};
 use choice::Choice;
 pub use connect::{ConnectError, Connection, UserTimeout, connect, keep_alive};
 pub use endpoint::{Endpoint, Lease};
-pub use keeper::Keeper;
+pub use keeper::{Keeper, Running};
 use roster::News;
+
+use crate::config;
 
 /// Clients that may wait for their turn to connect, for each that may connect at once.
 const WAITING_FOR_EACH: usize = 1;
@@ -54,6 +56,26 @@ pub struct Upstream {
 }
 
 impl Upstream {
+    fn new(config: &config::Upstream, choice: Choice, news: UnboundedSender<News>) -> Self {
+        Self {
+            name: Arc::clone(&config.name),
+            choice: ArcSwap::from_pointee(choice),
+            changed: Notify::new(),
+            news,
+            turns: Semaphore::new(config.max_connecting.get()),
+            waiting: AtomicUsize::new(0),
+            max_waiting: config.max_connecting.get() * WAITING_FOR_EACH,
+            connect_timeout: config.connect_timeout,
+            attempts: config.attempts.get(),
+            user_timeout: config.user_timeout.into(),
+        }
+    }
+
+    fn publish(&self, choice: Choice) {
+        self.choice.store(Arc::new(choice));
+        self.changed.notify_waiters();
+    }
+
     /// The endpoint for the next attempt. Waits until `end`, if there is one, while names are being resolved or
     /// endpoints asked for proof for the first time.
     async fn pick(&self, source: IpAddr, tried: &[SocketAddr], end: Option<Instant>) -> Option<Arc<Endpoint>> {

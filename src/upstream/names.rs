@@ -34,9 +34,17 @@ const NUDGED: Duration = Duration::from_secs(1);
 /// The resolver: who is asked, and what the host's files say. For one runtime, the one that its futures run on.
 #[derive(Debug)]
 pub struct Names {
-    servers: Vec<SocketAddr>,
     files: Files,
-    system: Mutex<Option<Arc<System>>>,
+    asked: Mutex<Asked>,
+}
+
+/// Who is asked.
+#[derive(Debug)]
+struct Asked {
+    /// In place of those that the files name, unless there is none here.
+    servers: Vec<SocketAddr>,
+    /// What follows, with what the files said when it was last needed.
+    system: Option<Arc<System>>,
 }
 
 /// One address that a name leads to.
@@ -50,6 +58,13 @@ pub struct Resolved {
     pub weight: u32,
     /// Lower ones come first; 0 without SRV records.
     pub priority: u16,
+}
+
+impl Resolved {
+    /// What an address is without a look-up.
+    pub fn of_address(address: SocketAddr) -> Self {
+        Self { address, target: address.to_string().into(), weight: 1, priority: 0 }
+    }
 }
 
 /// Why a name leads nowhere.
@@ -71,7 +86,16 @@ impl Names {
 
     /// The same on other files.
     pub fn on_files(config: &config::Dns, resolv_conf: PathBuf, hosts: PathBuf) -> Self {
-        Self { servers: config.servers.clone(), files: Files { resolv_conf, hosts }, system: Mutex::new(None) }
+        let asked = Asked { servers: config.servers.clone(), system: None };
+        Self { files: Files { resolv_conf, hosts }, asked: Mutex::new(asked) }
+    }
+
+    /// From now on those are asked.
+    pub fn ask(&self, config: &config::Dns) {
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        if asked.servers != config.servers {
+            *asked = Asked { servers: config.servers.clone(), system: None };
+        }
     }
 
     /// Resolves `what` for as long as it is polled, and tells its addresses first when the first look-up is over (none,
@@ -112,19 +136,19 @@ impl Names {
 
     /// What the files say now.
     fn system(&self) -> Arc<System> {
-        let mut latest = self.system.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = latest.take();
+        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = asked.system.take();
         let current = match before {
             Some(before) if before.is_current(&self.files) => before,
             before => {
-                let read = System::read(&self.files, &self.servers);
+                let read = System::read(&self.files, &asked.servers);
                 if let Some(before) = before.filter(|before| before.asks() != read.asks()) {
                     tracing::info!(old = before.asks(), new = read.asks(), "other DNS servers in resolv.conf");
                 }
                 Arc::new(read)
             }
         };
-        Arc::clone(latest.insert(current))
+        Arc::clone(asked.system.insert(current))
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -10,15 +9,16 @@ use super::balance::Standing;
 use super::choice::{Choice, Placed};
 use super::ejection::Ejection;
 use super::endpoint::Endpoint;
-use super::health::State;
-use crate::config::{Balance, Established, Upstream};
+use super::health::{Health, State};
+use super::names::Resolved;
+use crate::config::{self, EndpointAddress, Established, Upstream};
 use crate::outcome::Reason;
 
 /// Something that may change how an endpoint stands.
 #[derive(Debug)]
 pub(super) enum News {
-    /// One of the configured endpoints has these addresses now.
-    Found { entry: usize, addresses: Vec<Found> },
+    /// A configured endpoint has these addresses now.
+    Resolved { of: EndpointAddress, addresses: Vec<Resolved> },
     /// What is thought of an endpoint after a probe, and what speaks against it.
     Probed { address: SocketAddr, state: State, failure: Option<String> },
     /// A client's connect failed.
@@ -27,28 +27,13 @@ pub(super) enum News {
     Reached { address: SocketAddr },
 }
 
-/// An address that was found for a configured endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) address: SocketAddr,
-    pub(super) target: Arc<str>,
-    pub(super) weight: u32,
-    pub(super) backup: bool,
-}
-
 /// The members of an upstream.
 #[derive(Debug)]
 pub(super) struct Roster {
-    name: Arc<str>,
-    balance: Balance,
-    slow_start: Duration,
+    config: Upstream,
     seed: usize,
-    on_removed: Established,
-    on_unhealthy: Established,
-    /// What is thought of a member before its first probe.
-    unprobed: State,
     /// Of each configured endpoint the addresses, once they are known.
-    found: Vec<Option<Vec<Found>>>,
+    resolved: Vec<Option<Vec<Resolved>>>,
     members: Vec<Member>,
 }
 
@@ -75,26 +60,70 @@ struct Probed {
     owes_closing: bool,
 }
 
+/// An address, as a member of its upstream.
+struct Found {
+    address: SocketAddr,
+    target: Arc<str>,
+    weight: u32,
+    backup: bool,
+}
+
+/// What a configured endpoint's addresses are as members. SRV records bring their own weights, and those of any priority
+/// but the first are backups.
+fn found(endpoint: &config::Endpoint, resolved: Option<&Vec<Resolved>>) -> Vec<Found> {
+    let first = resolved.into_iter().flatten().map(|one| one.priority).min();
+    let is_service = matches!(endpoint.address, EndpointAddress::Service(_));
+    let one = |Resolved { address, target, weight, priority }: &Resolved| Found {
+        address: *address,
+        target: Arc::clone(target),
+        weight: if is_service { *weight } else { endpoint.weight },
+        backup: endpoint.backup || Some(*priority) > first,
+    };
+    resolved.into_iter().flatten().map(one).collect()
+}
+
+/// What is known of each configured endpoint without looking anything up: addresses are what they are, and what is known
+/// of names `remembered` says.
+fn known(
+    config: &Upstream,
+    mut remembered: impl FnMut(&EndpointAddress) -> Option<Vec<Resolved>>,
+) -> Vec<Option<Vec<Resolved>>> {
+    let known = |endpoint: &config::Endpoint| match &endpoint.address {
+        EndpointAddress::Ip(address) => Some(vec![Resolved::of_address(*address)]),
+        name => remembered(name),
+    };
+    config.endpoints.iter().map(known).collect()
+}
+
 impl Roster {
-    /// Nobody yet. `unprobed` is what is thought of a member before its first probe.
-    pub(super) fn new(config: &Upstream, unprobed: State, seed: usize) -> Self {
-        Self {
-            name: Arc::clone(&config.name),
-            balance: config.balance,
-            slow_start: config.slow_start,
-            seed,
-            on_removed: config.on_removed,
-            on_unhealthy: config.on_unhealthy,
-            unprobed,
-            found: vec![None; config.endpoints.len()],
-            members: Vec::new(),
+    /// The addresses that are configured as such; names have none yet.
+    pub(super) fn new(config: &Upstream, seed: usize) -> Self {
+        let mut roster = Self { config: config.clone(), seed, resolved: known(config, |_| None), members: Vec::new() };
+        roster.gather(None);
+        roster
+    }
+
+    /// From now on the upstream is configured so. Members that are still there keep their connections and ejection, and
+    /// their health unless they are asked something else now.
+    pub(super) fn change(&mut self, config: &Upstream, now: Instant) {
+        let before = std::mem::replace(&mut self.config, config.clone());
+        let asked = |config: &Upstream| config.health_check.as_ref().map(|check| check.question.clone());
+        if asked(&before) != asked(config) {
+            self.members.iter_mut().for_each(|member| member.health = Probed::not_yet(config));
         }
+        let mut resolved = std::mem::take(&mut self.resolved);
+        self.resolved = known(config, |address| {
+            let at = before.endpoints.iter().position(|endpoint| endpoint.address == *address)?;
+            resolved[at].take()
+        });
+        self.gather(Some(now));
+        self.close_owed();
     }
 
     /// Takes news in. Whether the choice has changed by it.
     pub(super) fn hear(&mut self, news: News, now: Instant) -> bool {
         let changed = match news {
-            News::Found { entry, addresses } => self.find(entry, addresses, now),
+            News::Resolved { of, addresses } => self.find(&of, addresses, now),
             News::Probed { address, state, failure } => self.probe(address, state, failure, now),
             News::Failed { address } => self.fail(address, now),
             News::Reached { address } => self.reach(address, now),
@@ -114,14 +143,15 @@ impl Roster {
             back_since: member.back_since,
         };
         let waits = |member: &Member| !member.health.at_all && !member.health.state.verified;
-        let is_young = self.found.contains(&None) || self.members.iter().any(waits);
+        let is_young = self.resolved.contains(&None) || self.members.iter().any(waits);
         let placed = self.members.iter().map(placed).collect();
-        Choice::new(self.balance, self.slow_start, placed, is_young, self.seed)
+        Choice::new(self.config.balance, self.config.slow_start, placed, is_young, self.seed)
     }
 
-    /// The endpoints of the members.
-    pub(super) fn endpoints(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
-        self.members.iter().map(|member| &member.endpoint)
+    /// The endpoints of the members, and what probes have shown of each.
+    pub(super) fn probed(&self) -> impl Iterator<Item = (&Arc<Endpoint>, Option<State>)> {
+        let probed = |member: &Member| member.health.at_all.then_some(member.health.state);
+        self.members.iter().map(move |member| (&member.endpoint, probed(member)))
     }
 
     /// When the next ejection ends.
@@ -136,21 +166,35 @@ impl Roster {
             if member.ejection.release(now) {
                 member.back_since = Some(now);
                 changed = true;
-                tracing::info!(upstream = %self.name, endpoint = %member.endpoint.address, "endpoint is tried again");
+                tracing::info!(upstream = %self.config.name, endpoint = %member.endpoint.address, "endpoint is tried again");
             }
         }
         self.close_owed();
         changed
     }
 
-    /// Members that are still there keep their connections, health and ejection, whatever name leads to them now. Two
-    /// configured endpoints may have one address: the first has it.
-    fn find(&mut self, entry: usize, addresses: Vec<Found>, now: Instant) -> bool {
-        let was_known = self.found[entry].replace(addresses).is_some();
+    fn find(&mut self, of: &EndpointAddress, addresses: Vec<Resolved>, now: Instant) -> bool {
+        let at = self.config.endpoints.iter().position(|endpoint| endpoint.address == *of);
+        // It may have been taken out while it was looked up.
+        let Some(at) = at else { return false };
+        let was_known = self.resolved[at].replace(addresses).is_some();
+        // Those that are there from the beginning have no others to spare them.
+        self.gather(was_known.then_some(now)) || !was_known
+    }
+
+    /// Makes members of all addresses; those that were there stay what they were, whatever name leads to them now, others
+    /// come back at `newcomers`. Two configured endpoints may have one address: the first has it. Whether anything changed.
+    fn gather(&mut self, newcomers: Option<Instant>) -> bool {
         let mut before = std::mem::take(&mut self.members);
         let (count, mut kept) = (before.len(), 0);
-        for found in self.found.iter().flatten().flatten() {
-            if self.endpoints().any(|endpoint| endpoint.address == found.address) {
+        for found in self
+            .config
+            .endpoints
+            .iter()
+            .zip(&self.resolved)
+            .flat_map(|(endpoint, resolved)| found(endpoint, resolved.as_ref()))
+        {
+            if self.members.iter().any(|member| member.endpoint.address == found.address) {
                 continue;
             }
             let known = before.iter().position(|member| member.endpoint.address == found.address);
@@ -159,19 +203,18 @@ impl Roster {
                 (&member.target, member.weight, member.backup) == (&found.target, found.weight, found.backup)
             };
             kept += usize::from(known.as_ref().is_some_and(is_as_before));
-            // Those that are there from the beginning have no others to spare them.
-            let mut member = known.unwrap_or_else(|| Member::new(found, self.unprobed, was_known.then_some(now)));
-            (member.target, member.weight, member.backup) = (Arc::clone(&found.target), found.weight, found.backup);
+            let mut member = known.unwrap_or_else(|| Member::new(&found, Probed::not_yet(&self.config), newcomers));
+            (member.target, member.weight, member.backup) = (found.target, found.weight, found.backup);
             self.members.push(member);
         }
-        if self.on_removed == Established::Close {
+        if self.config.on_removed == Established::Close {
             before.iter().for_each(|member| member.endpoint.retire(Reason::EndpointRemoved));
         }
-        !was_known || kept != count || kept != self.members.len()
+        kept != count || kept != self.members.len()
     }
 
     fn probe(&mut self, address: SocketAddr, state: State, failure: Option<String>, now: Instant) -> bool {
-        let (upstream, closes) = (Arc::clone(&self.name), self.on_unhealthy == Established::Close);
+        let (upstream, closes) = (Arc::clone(&self.config.name), self.config.on_unhealthy == Established::Close);
         let Some(member) = self.member(address) else { return false };
         let before =
             std::mem::replace(&mut member.health, Probed { state, at_all: true, failure, owes_closing: false });
@@ -206,7 +249,7 @@ impl Roster {
     }
 
     fn fail(&mut self, address: SocketAddr, now: Instant) -> bool {
-        let name = Arc::clone(&self.name);
+        let name = Arc::clone(&self.config.name);
         let up = self.members.iter().filter(|member| member.standing() == Standing::Up).count();
         let Some(member) = self.member(address) else { return false };
         let is_last = up <= 1 && member.standing() == Standing::Up;
@@ -232,14 +275,21 @@ impl Roster {
     }
 }
 
+impl Probed {
+    fn not_yet(config: &Upstream) -> Self {
+        let state = Health::new(config.health_check.as_ref()).state();
+        Self { state, at_all: false, failure: None, owes_closing: false }
+    }
+}
+
 impl Member {
-    fn new(found: &Found, unprobed: State, back_since: Option<Instant>) -> Self {
+    fn new(found: &Found, health: Probed, back_since: Option<Instant>) -> Self {
         Self {
             endpoint: Arc::new(Endpoint::new(found.address)),
             target: Arc::clone(&found.target),
             weight: found.weight,
             backup: found.backup,
-            health: Probed { state: unprobed, at_all: false, failure: None, owes_closing: false },
+            health,
             ejection: Ejection::default(),
             back_since,
         }

@@ -11,7 +11,7 @@ use tokio::task::{AbortHandle, JoinSet};
 
 use super::certificate::{Certificate, CertificateWarning, RouteNames, warnings};
 use super::endpoint::Endpoint;
-use super::health::Health;
+use super::health::{Health, State};
 use super::probe::{Prober, Told, watch};
 use super::roster::News;
 use crate::config::{self, HealthCheck};
@@ -24,7 +24,7 @@ const REMEMBERED: usize = 16;
 pub(super) struct Watches {
     upstream: Arc<str>,
     /// Without a `health_check` nobody is asked.
-    asking: Option<(Arc<Prober>, Health)>,
+    check: Option<(HealthCheck, Arc<Prober>)>,
     routes: Arc<RouteNames>,
     running: HashMap<SocketAddr, Watched>,
 }
@@ -38,25 +38,32 @@ struct Watched {
 impl Watches {
     /// As the upstream's `health_check` says; certificates are compared with the names of `routes`.
     pub(super) fn new(config: &config::Upstream, routes: RouteNames) -> Self {
-        let asking = |check: &HealthCheck| (Prober::new(check), Health::new(Some(check)));
         Self {
             upstream: Arc::clone(&config.name),
-            asking: config.health_check.as_ref().map(asking),
+            check: config.health_check.as_ref().map(|check| (check.clone(), Prober::new(check))),
             routes: Arc::new(routes),
             running: HashMap::new(),
         }
     }
 
-    /// From now on these are watched, among `tasks`, and no others.
+    /// From now on as configured so. Unless that changes nothing, all watches end; [`Watches::follow`] begins new ones.
+    pub(super) fn change(&mut self, config: &config::Upstream, routes: RouteNames) {
+        if self.check.as_ref().map(|(check, _)| check) != config.health_check.as_ref() || *self.routes != routes {
+            self.running.drain().for_each(|(_, watched)| watched.task.abort());
+            *self = Self::new(config, routes);
+        }
+    }
+
+    /// From now on these are watched, among `tasks`, and no others. Beside each stands what a probe has shown of it before.
     pub(super) fn follow<'e>(
         &mut self,
-        endpoints: impl Iterator<Item = &'e Arc<Endpoint>>,
+        endpoints: impl Iterator<Item = (&'e Arc<Endpoint>, Option<State>)>,
         teller: &UnboundedSender<News>,
         tasks: &mut JoinSet<()>,
     ) {
-        let Some((prober, health)) = &self.asking else { return };
+        let Some((check, prober)) = &self.check else { return };
         let mut before = std::mem::take(&mut self.running);
-        for endpoint in endpoints {
+        for (endpoint, state) in endpoints {
             let address = endpoint.address;
             let watched = match before.entry(address) {
                 // One that went and came back meanwhile has to be told of anew: only changes are.
@@ -64,7 +71,8 @@ impl Watches {
                 _ => {
                     let witness = Witness::new(Arc::clone(&self.upstream), address, Arc::clone(&self.routes));
                     let told = telling(witness, teller.clone());
-                    let (probe, health) = (prober.endpoint(address), health.clone());
+                    let probe = prober.endpoint(address);
+                    let health = state.map_or_else(|| Health::new(Some(check)), |state| Health::resumed(check, state));
                     let task = tasks.spawn_local(async move { match watch(probe, health, told).await {} });
                     Watched { endpoint: Arc::clone(endpoint), task }
                 }
@@ -188,15 +196,15 @@ mod tests {
         let told = async {
             let [first, second] = [0, 1].map(|_| Arc::new(Endpoint::new(listener.local_addr().unwrap())));
             for endpoint in [&first, &first, &second] {
-                watches.follow([endpoint].into_iter(), &teller, &mut tasks);
+                watches.follow([(endpoint, None)].into_iter(), &teller, &mut tasks);
                 assert_eq!(watches.running.len(), 1);
             }
             // The first was asked nothing yet, and will not be any more.
             let Some(ended) = tasks.join_next().await else { panic!("nobody was watched") };
             assert!(ended.is_err_and(|error| error.is_cancelled()));
-            watches.follow([&second].into_iter(), &teller, &mut tasks);
+            watches.follow([(&second, None)].into_iter(), &teller, &mut tasks);
             assert!(matches!(news.recv().await, Some(News::Probed { .. })));
-            watches.follow([&first].into_iter(), &teller, &mut tasks);
+            watches.follow([(&first, None)].into_iter(), &teller, &mut tasks);
             assert!(matches!(news.recv().await, Some(News::Probed { .. })));
         };
         timeout(Duration::from_secs(60), LocalSet::new().run_until(told)).await.unwrap();

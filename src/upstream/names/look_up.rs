@@ -36,8 +36,7 @@ pub(super) struct Answer {
 impl Answer {
     /// What needs no look-up.
     pub(super) fn of_address(address: SocketAddr) -> Self {
-        let resolved = Resolved { address, target: address.to_string().into(), weight: 1, priority: 0 };
-        Self { addresses: vec![resolved], ttl: ALWAYS, trouble: None }
+        Self { addresses: vec![Resolved::of_address(address)], ttl: ALWAYS, trouble: None }
     }
 
     /// Nothing new.

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use super::*;
 use crate::config::Config;
@@ -11,18 +12,28 @@ const UP: State = State { up: true, verified: true };
 const DOWN: State = State { up: false, verified: true };
 const UNVERIFIED: State = State { up: true, verified: false };
 
-/// A roster of so many configured endpoints, with these keys of the upstream.
-fn roster_with(entries: usize, keys: &str, unprobed: State) -> Roster {
-    let endpoints: Vec<String> = (0..entries).map(|entry| format!("e{entry}.test:1")).collect();
+/// An upstream of so many configured endpoints, the tenth a backup, with these further keys.
+fn configured(entries: usize, keys: &str) -> Upstream {
+    let endpoint = |entry| format!("{{ address: 'e{entry}.test:1', backup: {} }}", entry == 9);
+    let endpoints = (0..entries).map(endpoint).collect::<Vec<_>>().join(", ");
     let yaml = format!(
         "listeners: [{{ address: ':1' }}]\nroutes: [{{ server_names: [a.test], upstream: test }}]\n\
-         upstreams: {{ test: {{ balance: round_robin, slow_start: 30s, endpoints: {endpoints:?}, {keys} }} }}"
+         upstreams: {{ test: {{ balance: round_robin, slow_start: 30s, endpoints: [{endpoints}], {keys} }} }}"
     );
-    Roster::new(&Config::parse(&yaml).unwrap().upstreams[0], unprobed, 0)
+    Config::parse(&yaml).unwrap_or_else(|mistakes| panic!("{mistakes}")).upstreams.remove(0)
+}
+
+/// Keys that want proof.
+fn wants_proof() -> String {
+    format!("health_check: {{ tls: {{ pins: ['sha256:{:064}'] }} }}", 0)
+}
+
+fn roster_with(entries: usize, keys: &str) -> Roster {
+    Roster::new(&configured(entries, keys), 0)
 }
 
 fn roster(entries: usize) -> Roster {
-    roster_with(entries, "", UP)
+    roster_with(entries, "")
 }
 
 fn probed(last: u8, state: State) -> News {
@@ -33,13 +44,17 @@ fn address(last: u8) -> SocketAddr {
     ([192, 0, 2, last], 1).into()
 }
 
+fn named(entry: usize) -> EndpointAddress {
+    EndpointAddress::Name(format!("e{entry}.test").into(), 1)
+}
+
 fn found(entry: usize, last: &[u8]) -> News {
     found_as("host:1", entry, last)
 }
 
 fn found_as(target: &str, entry: usize, last: &[u8]) -> News {
-    let one = |&last| Found { address: address(last), target: target.into(), weight: 1, backup: entry == 9 };
-    News::Found { entry, addresses: last.iter().map(one).collect() }
+    let one = |&last| Resolved { address: address(last), target: target.into(), weight: 1, priority: 0 };
+    News::Resolved { of: named(entry), addresses: last.iter().map(one).collect() }
 }
 
 /// Whom clients get, over many picks.
@@ -117,7 +132,7 @@ fn backups_come_before_primaries_that_are_down() {
 #[test]
 fn who_goes_tells_its_connections_if_they_are_to_close() {
     for (key, told) in [("on_removed: keep", None), ("on_removed: close", Some(Reason::EndpointRemoved))] {
-        let (mut roster, now) = (roster_with(1, key, UP), Instant::now());
+        let (mut roster, now) = (roster_with(1, key), Instant::now());
         roster.hear(found(0, &[1, 2]), now);
         let [stays, goes] = [0, 1].map(|at| Arc::clone(&roster.members[at].endpoint));
         roster.hear(found(0, &[1]), now);
@@ -156,7 +171,7 @@ fn an_address_that_one_of_two_names_loses_stays_the_others() {
 
 #[test]
 fn an_address_that_another_name_leads_to_now_is_what_it_was() {
-    let (mut roster, now) = (roster_with(2, "on_removed: close", UNVERIFIED), Instant::now());
+    let (mut roster, now) = (roster_with(2, &format!("on_removed: close, {}", wants_proof())), Instant::now());
     roster.hear(found_as("old:1", 0, &[1]), now);
     roster.hear(found_as("other:1", 1, &[1]), now);
     roster.hear(probed(1, UP), now);
@@ -173,20 +188,67 @@ fn an_address_that_another_name_leads_to_now_is_what_it_was() {
 #[test]
 fn another_weight_does_not_make_another_endpoint() {
     let (mut roster, now) = (roster(1), Instant::now());
-    let weighed = |weight| {
-        let found = Found { address: address(1), target: "host:1".into(), weight, backup: false };
-        News::Found { entry: 0, addresses: vec![found] }
-    };
-    roster.hear(weighed(1), now);
+    roster.hear(found(0, &[1]), now);
     let before = Arc::clone(&roster.members[0].endpoint);
-    assert!(roster.hear(weighed(2), now) && !roster.hear(weighed(2), now));
+    let mut config = configured(1, "");
+    config.endpoints[0].weight = 2;
+    roster.change(&config, now);
     assert!(Arc::ptr_eq(&before, &roster.members[0].endpoint));
     assert_eq!(roster.members[0].weight, 2);
 }
 
 #[test]
+fn records_of_services_bring_weights_and_backups() {
+    let mut config = configured(1, "");
+    let service = EndpointAddress::Service("_a._tcp.test".into());
+    config.endpoints[0] = config::Endpoint { address: service.clone(), weight: 1, backup: false };
+    let mut roster = Roster::new(&config, 0);
+    let one = |last, weight, priority| Resolved { address: address(last), target: "host:1".into(), weight, priority };
+    let addresses = vec![one(1, 7, 10), one(2, 3, 20)];
+    roster.hear(News::Resolved { of: service, addresses }, Instant::now());
+    let members: Vec<_> = roster.members.iter().map(|member| (member.weight, member.backup)).collect();
+    assert_eq!(members, [(7, false), (3, true)]);
+}
+
+#[test]
+fn who_is_still_configured_stays_who_it_was() {
+    let (mut roster, now) = (roster(2), Instant::now());
+    roster.hear(found(0, &[1]), now);
+    roster.hear(found(1, &[2, 3]), now);
+    fail(&mut roster, 2, 3, now);
+    let stays = Arc::clone(&roster.members[1].endpoint);
+    let mut config = configured(2, "on_removed: close");
+    config.endpoints.remove(0);
+    config.endpoints.push(config::Endpoint { address: EndpointAddress::Ip(address(4)), weight: 1, backup: false });
+    let goes = roster.members[0].endpoint.notice();
+    roster.change(&config, now);
+    let members: Vec<_> = roster.members.iter().map(|member| member.endpoint.address).collect();
+    assert_eq!(members, [2, 3, 4].map(address), "names are known without asking again");
+    assert!(Arc::ptr_eq(&stays, &roster.members[0].endpoint));
+    assert_eq!(chosen(&roster), set(&[3, 4]), "who was ejected still is");
+    assert_eq!(roster.members.last().unwrap().back_since, Some(now), "who is new starts slowly");
+    assert_eq!(goes.reason(), Some(Reason::EndpointRemoved));
+    assert!(!roster.hear(found(0, &[1]), now), "an answer for who has gone is too late");
+}
+
+#[test]
+fn who_is_to_prove_itself_from_now_on_has_not_yet() {
+    let (mut roster, now) = (roster(1), Instant::now());
+    roster.hear(found(0, &[1]), now);
+    roster.change(&configured(1, &wants_proof()), now);
+    assert!(chosen(&roster).is_empty() && roster.choice().is_young);
+    roster.hear(probed(1, UP), now);
+    assert_eq!(chosen(&roster), set(&[1]));
+    let slower = wants_proof().replace("tls:", "interval: 9s, tls:");
+    roster.change(&configured(1, &slower), now);
+    assert_eq!(chosen(&roster), set(&[1]), "it is asked the same, less often");
+    roster.change(&configured(1, &wants_proof().replace("sha256:0", "sha256:1")), now);
+    assert!(chosen(&roster).is_empty(), "another proof is another matter");
+}
+
+#[test]
 fn who_has_to_prove_itself_gets_nobody_before_it_did() {
-    let (mut roster, now) = (roster_with(1, "", UNVERIFIED), Instant::now());
+    let (mut roster, now) = (roster_with(1, &wants_proof()), Instant::now());
     roster.hear(found(0, &[1, 2]), now);
     assert!(roster.choice().is_young && chosen(&roster).is_empty());
     assert!(roster.hear(probed(1, UP), now));
@@ -233,7 +295,7 @@ fn a_probe_that_goes_well_after_a_failure_ends_an_ejection() {
 #[test]
 fn who_goes_down_loses_its_connections_once_another_is_up_if_so_told() {
     for (key, told) in [("on_unhealthy: keep", None), ("on_unhealthy: close", Some(Reason::EndpointUnhealthy))] {
-        let (mut roster, now) = (roster_with(1, key, UP), Instant::now());
+        let (mut roster, now) = (roster_with(1, key), Instant::now());
         roster.hear(found(0, &[1, 2]), now);
         let [one, two] = [0, 1].map(|at| Arc::clone(&roster.members[at].endpoint));
         let (old, other) = (one.notice(), two.notice());
@@ -250,7 +312,7 @@ fn who_goes_down_loses_its_connections_once_another_is_up_if_so_told() {
 
 #[test]
 fn who_comes_back_in_time_keeps_its_connections() {
-    let (mut roster, now) = (roster_with(1, "on_unhealthy: close", UP), Instant::now());
+    let (mut roster, now) = (roster_with(1, "on_unhealthy: close"), Instant::now());
     roster.hear(found(0, &[1]), now);
     let notice = roster.members[0].endpoint.notice();
     roster.hear(probed(1, DOWN), now);
