@@ -3,12 +3,14 @@
 //! Read top to bottom: `tree` turns text into a YAML tree, `document` reads the tree's sections key by key (with
 //! `section` for mappings and `values` for single values), `check` compares the parts with one another and builds the
 //! route tables, `warnings` looks for what is allowed and yet probably not meant. None of them stops at the first
-//! mistake. (`health_check` is a large section of `document`, and `credentials` reads the PEM files that it names.)
+//! mistake. (`health_check` is a large section of `document`, and `credentials` reads the PEM files that it names;
+//! `files` notices when files change.)
 //! `print` is the way back: a [`Config`] displays as the YAML that it is in effect.
 
 mod check;
 pub mod credentials;
 mod document;
+pub mod files;
 mod health_check;
 mod mistakes;
 mod print;

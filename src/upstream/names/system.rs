@@ -3,14 +3,14 @@
 use std::collections::HashMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use hickory_resolver::proto::rr::Name;
 use resolv_conf::Config;
 
 use super::servers::{Manner, Servers};
+use crate::config::files::Stamp;
 
 const DNS_PORT: u16 = 53;
 /// glibc takes larger values for these.
@@ -27,18 +27,6 @@ pub(super) struct Files {
 impl Files {
     fn stamps(&self) -> [Option<Stamp>; 2] {
         [&self.resolv_conf, &self.hosts].map(|path| Stamp::of(path))
-    }
-}
-
-/// What a file's content surely changes with.
-#[derive(Debug, PartialEq, Eq)]
-struct Stamp([i128; 5]);
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let file = fs::metadata(path).ok()?;
-        let (device, inode, size) = (file.dev().into(), file.ino().into(), file.size().into());
-        Some(Self([device, inode, size, file.mtime().into(), file.mtime_nsec().into()]))
     }
 }
 

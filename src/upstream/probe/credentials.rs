@@ -1,7 +1,5 @@
 //! Whom probes believe and what they show: read from files, and again when those change.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,6 +7,7 @@ use rustls::client::WebPkiServerVerifier;
 use rustls::crypto::CryptoProvider;
 use rustls::sign::SingleCertAndKey;
 
+use crate::config::files::Stamp;
 use crate::config::{Authorities, Pin, TlsQuestion, credentials};
 
 /// Everything that a handshake needs.
@@ -35,15 +34,6 @@ struct Latest {
     stamps: Vec<Option<Stamp>>,
     /// Files that are wrong are told of once, not at every probe.
     told: bool,
-}
-
-/// What changes when a file does, whether written or replaced.
-#[derive(Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
 }
 
 impl Credentials {
@@ -98,12 +88,7 @@ impl Credentials {
     }
 
     fn stamps(&self) -> Vec<Option<Stamp>> {
-        let stamp = |path: &PathBuf| {
-            let found = fs::metadata(path).ok()?;
-            let modified = (found.mtime(), found.mtime_nsec());
-            Some(Stamp { device: found.dev(), inode: found.ino(), size: found.size(), modified })
-        };
-        self.files().map(stamp).collect()
+        self.files().map(|path| Stamp::of(path)).collect()
     }
 
     fn load(&self) -> Result<Loaded, String> {
