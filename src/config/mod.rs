@@ -9,6 +9,7 @@
 
 mod check;
 pub mod credentials;
+mod difference;
 mod document;
 pub mod files;
 mod health_check;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use difference::Difference;
 pub use health_check::{Authorities, ClientFiles, HealthCheck, HttpQuestion, Pin, Question, TlsQuestion};
 pub use mistakes::{LoadError, Mistake, Mistakes};
 pub(crate) use mistakes::{counted, suggestion};

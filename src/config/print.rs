@@ -1,6 +1,6 @@
 //! [`Config`] → the YAML that it is in effect, every default filled in.
 
-use std::fmt::{self, Display, Formatter, Write as _};
+use std::fmt::{self, Display, Formatter, Write};
 
 use super::document::{LOG_FORMAT, LOG_LEVEL, REJECT};
 use super::upstream::{BALANCE, ESTABLISHED};
@@ -28,7 +28,7 @@ impl Display for Config {
     }
 }
 
-fn write_listener(f: &mut Formatter<'_>, listener: &Listener) -> fmt::Result {
+pub(super) fn write_listener(f: &mut dyn Write, listener: &Listener) -> fmt::Result {
     writeln!(f, "  - name: {}", quoted(&listener.name))?;
     writeln!(f, "    address: {}", quoted(listener.address))?;
     writeln!(f, "    v6_only: {}", listener.v6_only)?;
@@ -38,7 +38,7 @@ fn write_listener(f: &mut Formatter<'_>, listener: &Listener) -> fmt::Result {
     write_networks(f, &listener.networks)
 }
 
-fn write_route(f: &mut Formatter<'_>, route: &Route, networks: &Networks, upstream: &Upstream) -> fmt::Result {
+pub(super) fn write_route(f: &mut dyn Write, route: &Route, networks: &Networks, upstream: &Upstream) -> fmt::Result {
     writeln!(f, "  - name: {}", quoted(&route.name))?;
     // These keys have no word for what their absence means.
     match route.server_names.as_slice() {
@@ -64,7 +64,7 @@ fn write_route(f: &mut Formatter<'_>, route: &Route, networks: &Networks, upstre
     writeln!(f, "    allow_short_idle: {}", route.allow_short_idle)
 }
 
-fn write_networks(f: &mut Formatter<'_>, networks: &Networks) -> fmt::Result {
+fn write_networks(f: &mut dyn Write, networks: &Networks) -> fmt::Result {
     match &networks.allow {
         None => writeln!(f, "    # allow: every source")?,
         Some(allow) => writeln!(f, "    allow: {}", list(allow))?,
@@ -72,7 +72,7 @@ fn write_networks(f: &mut Formatter<'_>, networks: &Networks) -> fmt::Result {
     writeln!(f, "    deny: {}", list(&networks.deny))
 }
 
-fn write_upstream(f: &mut Formatter<'_>, upstream: &Upstream) -> fmt::Result {
+pub(super) fn write_upstream(f: &mut dyn Write, upstream: &Upstream) -> fmt::Result {
     writeln!(f, "  {}:\n    endpoints:", quoted(&upstream.name))?;
     for endpoint in &upstream.endpoints {
         let (address, weight, backup) = (quoted(&endpoint.address), endpoint.weight, endpoint.backup);
@@ -95,7 +95,7 @@ fn write_upstream(f: &mut Formatter<'_>, upstream: &Upstream) -> fmt::Result {
     writeln!(f, "    on_unhealthy: {}", word(&ESTABLISHED, &upstream.on_unhealthy))
 }
 
-fn write_health_check(f: &mut Formatter<'_>, check: &HealthCheck) -> fmt::Result {
+fn write_health_check(f: &mut dyn Write, check: &HealthCheck) -> fmt::Result {
     writeln!(f, "    health_check:")?;
     match &check.question {
         Question::Tcp => writeln!(f, "      tcp: {{}}")?,
@@ -117,7 +117,7 @@ fn write_health_check(f: &mut Formatter<'_>, check: &HealthCheck) -> fmt::Result
     writeln!(f, "      rise: {}\n      fall: {}", check.rise, check.fall)
 }
 
-fn write_tls_question(f: &mut Formatter<'_>, tls: &TlsQuestion) -> fmt::Result {
+fn write_tls_question(f: &mut dyn Write, tls: &TlsQuestion) -> fmt::Result {
     match &tls.authorities {
         None => writeln!(f, "        # ca_file: none, and no system_roots")?,
         Some(Authorities::File(path)) => writeln!(f, "        ca_file: {}", quoted(path.display()))?,
