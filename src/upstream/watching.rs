@@ -1,13 +1,13 @@
 //! The probes of one upstream: one watch an endpoint, begun and ended as endpoints come and go.
 
-use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep;
 
 use super::certificate::{Certificate, CertificateWarning, RouteNames, warnings};
 use super::endpoint::Endpoint;
@@ -62,22 +62,37 @@ impl Watches {
         tasks: &mut JoinSet<()>,
     ) {
         let Some((check, prober)) = &self.check else { return };
+        let (upstream, routes) = (&self.upstream, &self.routes);
+        // What a probe has shown of an endpoint before stays until another shows more.
+        let mut begin = |endpoint: &Arc<Endpoint>, state: Option<State>, pause| {
+            let witness = Witness::new(Arc::clone(upstream), endpoint.address, Arc::clone(routes));
+            let health = state.map_or_else(|| Health::new(Some(check)), |state| Health::resumed(check, state));
+            let watch = watch(prober.endpoint(endpoint.address), health, telling(witness, teller.clone()));
+            let task = tasks.spawn_local(async move {
+                sleep(pause).await;
+                match watch.await {}
+            });
+            Watched { endpoint: Arc::clone(endpoint), task }
+        };
         let mut before = std::mem::take(&mut self.running);
         for (endpoint, state) in endpoints {
-            let address = endpoint.address;
-            let watched = match before.entry(address) {
-                // One that went and came back meanwhile has to be told of anew: only changes are.
-                Entry::Occupied(known) if Arc::ptr_eq(&known.get().endpoint, endpoint) => known.remove(),
-                _ => {
-                    let witness = Witness::new(Arc::clone(&self.upstream), address, Arc::clone(&self.routes));
-                    let told = telling(witness, teller.clone());
-                    let probe = prober.endpoint(address);
-                    let health = state.map_or_else(|| Health::new(Some(check)), |state| Health::resumed(check, state));
-                    let task = tasks.spawn_local(async move { match watch(probe, health, told).await {} });
-                    Watched { endpoint: Arc::clone(endpoint), task }
+            let known = before.remove(&endpoint.address);
+            // One that went and came back meanwhile has to be told of anew: only changes are.
+            let is_same = known.as_ref().is_some_and(|known| Arc::ptr_eq(&known.endpoint, endpoint));
+            let watched = match known {
+                Some(known) if is_same && !known.task.is_finished() => known,
+                Some(known) if is_same => {
+                    // What nobody looks at any more must not count as proved.
+                    let (state, failure) = (Health::new(Some(check)).state(), Some("its probes broke off".to_owned()));
+                    let _ = teller.send(News::Probed { address: known.endpoint.address, state, failure });
+                    begin(endpoint, None, check.interval)
+                }
+                known => {
+                    known.inspect(|other| other.task.abort());
+                    begin(endpoint, state, Duration::ZERO)
                 }
             };
-            self.running.insert(address, watched);
+            self.running.insert(endpoint.address, watched);
         }
         before.into_values().for_each(|gone| gone.task.abort());
     }
@@ -186,11 +201,7 @@ mod tests {
     #[tokio::test]
     async fn an_endpoint_that_takes_the_place_of_another_is_told_of_anew() {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-        let yaml = "
-            listeners: [{ address: ':1' }]
-            routes: [{ server_names: [a.test], upstream: up }]
-            upstreams: { up: { endpoints: ['127.0.0.1:1'], health_check: { interval: 1h, timeout: 60s, tcp: {} } } }";
-        let mut watches = Watches::new(&Config::parse(yaml).unwrap().upstreams[0], RouteNames::default());
+        let mut watches = watches("tcp: {}, interval: 1h, timeout: 60s");
         let (teller, mut news) = unbounded_channel();
         let mut tasks = JoinSet::new();
         let told = async {
@@ -208,5 +219,35 @@ mod tests {
             assert!(matches!(news.recv().await, Some(News::Probed { .. })));
         };
         timeout(Duration::from_secs(60), LocalSet::new().run_until(told)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_whose_probes_broke_off_has_to_prove_itself_again() {
+        // Nobody listens there: what is told before any probe ends is told by the watches themselves.
+        let endpoint = Arc::new(Endpoint::new(([127, 0, 0, 1], 1).into()));
+        let mut watches = watches(&format!("tls: {{ pins: ['sha256:{:064}'] }}, interval: 1h", 0));
+        let (teller, mut news) = unbounded_channel();
+        let mut tasks = JoinSet::new();
+        let verified = State { up: true, verified: true };
+        let told = async {
+            watches.follow([(&endpoint, Some(verified))].into_iter(), &teller, &mut tasks);
+            watches.running.values().for_each(|watched| watched.task.abort());
+            let Some(Err(_)) = tasks.join_next().await else { panic!("it did not break off") };
+            watches.follow([(&endpoint, Some(verified))].into_iter(), &teller, &mut tasks);
+            let Ok(News::Probed { state, .. }) = news.try_recv() else { panic!("nothing was told") };
+            assert_eq!((state, tasks.len()), (State { up: true, verified: false }, 1));
+        };
+        LocalSet::new().run_until(told).await;
+    }
+
+    /// The watches of an upstream with this check.
+    fn watches(check: &str) -> Watches {
+        let yaml = format!(
+            "
+            listeners: [{{ address: ':1' }}]
+            routes: [{{ server_names: [a.test], upstream: up }}]
+            upstreams: {{ up: {{ endpoints: ['127.0.0.1:1'], health_check: {{ {check} }} }} }}"
+        );
+        Watches::new(&Config::parse(&yaml).unwrap().upstreams[0], RouteNames::default())
     }
 }
