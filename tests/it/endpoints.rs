@@ -113,3 +113,26 @@ fn connections_to_an_address_that_its_name_no_longer_leads_to_close_if_they_are_
         assert_eq!(line["reason"], reason, "{line}");
     }
 }
+
+#[test]
+fn a_failed_connect_has_the_name_looked_up_again() {
+    let (dns, upstream) = (DnsServer::start(), Upstream::echo());
+    let port = upstream.address().port();
+    // The answers hold for longer than the test has patience.
+    let lead_to = |address: [u8; 4]| {
+        dns.set("api.example.", A, Reply::Records(60, vec![Record::Address(address.into())]));
+    };
+    lead_to([127, 0, 0, 2]);
+    let gate = Gate::start(&format!(
+        "
+        listeners: [{{ address: '127.0.0.1:0', client_hello_timeout: 60s }}]
+        routes: [{{ server_names: [a.test], upstream: up }}]
+        upstreams: {{ up: {{ endpoints: ['api.example.:{port}'] }} }}
+        dns: {{ servers: ['{}'] }}",
+        dns.address()
+    ));
+    let hello = hello("a.test");
+    assert!(visit(&gate, &hello).is_err(), "nobody listens there");
+    lead_to([127, 0, 0, 1]);
+    wait_until("the failures lead to another look", || visit(&gate, &hello).is_ok());
+}
