@@ -16,6 +16,7 @@
 //!     observe        access log, live connections
 //!  2  config         YAML → `Config` of parsed types; all mistakes at once
 //!  1  routing        route table, source lists, decision          pure: no I/O, no tokio
+//!     proxy_protocol PROXY headers, read and written             pure
 //!     hello          record reassembly, strict ClientHello, JA4   pure
 //!  0  server_name    ServerName, ServerNamePattern                pure
 //!     outcome        Reason, Phase                                pure
@@ -33,6 +34,7 @@ pub mod hello;
 pub mod listener;
 pub mod observe;
 pub mod outcome;
+pub mod proxy_protocol;
 pub mod relay;
 pub mod routing;
 pub mod server;

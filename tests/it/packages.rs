@@ -25,6 +25,7 @@ const LAYERS: &[&str] = &[
     "outcome",
     "server_name",
     "hello",
+    "proxy_protocol",
     "routing",
     "config",
     "observe",
