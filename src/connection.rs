@@ -1,5 +1,6 @@
 //! The story of one connection, from accept to outcome: read the hello, decide, connect, replay, relay.
 
+mod first_bytes;
 mod read_hello;
 mod record;
 
