@@ -1,6 +1,7 @@
 //! The story of one connection, from accept to outcome: read the hello, decide, connect, replay, relay.
 
 mod first_bytes;
+mod introduction;
 mod read_hello;
 mod record;
 
@@ -101,11 +102,15 @@ async fn admit(
     record: &mut Record,
 ) -> Result<(Arc<Route>, upstream::Connection, Bytes), Refusal> {
     let (listener, tools) = (Arc::clone(record.listener()), Rc::clone(record.tools()));
+    let (_, early) = match &listener.proxy_protocol {
+        Some(trusted) => introduction::hear(client, record, trusted).await?,
+        None => Default::default(),
+    };
     let source = record.source().ip();
     if !listener.sources.admits(source) {
         return Err(Refusal::final_word(Reason::SourceDenied, None));
     }
-    let (hello, mut replay) = read_hello(client, &listener, &tools.scratch, record.accepted()).await?;
+    let (hello, mut replay) = read_hello(client, &listener, &tools.scratch, record.accepted(), early).await?;
     record.heard(&hello, &replay);
 
     let route = match listener.table.decide(&hello.server_name, &hello.alpn, source) {

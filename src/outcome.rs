@@ -3,6 +3,8 @@
 /// The stage a connection was in when it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Phase {
+    /// Reading the PROXY header that comes before the client's own bytes.
+    ProxyHeader,
     /// Reading the ClientHello, and deciding on it.
     Hello,
     /// Reaching an endpoint.
@@ -15,6 +17,7 @@ impl Phase {
     /// The stable label in log and metrics.
     pub fn label(self) -> &'static str {
         match self {
+            Self::ProxyHeader => "proxy_header",
             Self::Hello => "hello",
             Self::Connecting => "connecting",
             Self::Relaying => "relaying",
@@ -135,6 +138,12 @@ reasons! {
     NotTls = "not_tls" by Client,
     /// The client closed, or ran out of time, without a single byte.
     NoBytes = "no_bytes" by Client,
+    /// The listener requires a PROXY header, and what came is none, or not all of it.
+    ProxyHeaderInvalid = "proxy_header_invalid" by Client,
+    /// The PROXY header was begun and not complete within `client_hello_timeout`.
+    ProxyHeaderTimeout = "proxy_header_timeout" by Client,
+    /// The listener requires a PROXY header, and does not believe this address.
+    ProxySourceUntrusted = "proxy_source_untrusted" by Client,
     /// The client sent no server name, and no route takes such clients.
     NoServerName = "no_server_name" by Client,
     /// The server name is not an acceptable host name.

@@ -168,6 +168,7 @@ fn listeners(entries: Vec<ListenerEntry>, routes: &[(String, Arc<Route>)], colle
             reject: entry.reject,
             client_hello_timeout: entry.client_hello_timeout,
             max_client_hello: entry.max_client_hello,
+            proxy_protocol: entry.proxy_protocol,
             sources: SourceList::new(entry.networks.allow.as_deref(), &entry.networks.deny),
             table: Arc::new(table),
             networks: entry.networks,

@@ -15,7 +15,9 @@ use tracing::Level;
 
 use super::mistakes::Collector;
 use super::section::{Node, Section};
-use super::{Dns, ListenAddress, Log, LogFormat, Networks, Reject, Upstream, upstream, values};
+use super::{
+    Dns, ListenAddress, Log, LogFormat, Networks, Reject, TrustedProxies, Upstream, proxy_protocol, upstream, values,
+};
 use crate::hello::{AlpnProtocol, LARGEST_CLIENT_HELLO};
 use crate::server_name::ServerNamePattern;
 
@@ -38,6 +40,7 @@ pub(super) struct ListenerEntry {
     pub(super) reject: Reject,
     pub(super) client_hello_timeout: Duration,
     pub(super) max_client_hello: usize,
+    pub(super) proxy_protocol: Option<TrustedProxies>,
     pub(super) networks: Networks,
 }
 
@@ -119,6 +122,7 @@ fn listener(node: &Node<'_>) -> Option<ListenerEntry> {
             ),
             // Hellos of common clients have 517 bytes and more: less than 512 would refuse nearly everyone.
             max_client_hello: keys.value("max_client_hello", 16 << 10, values::size(512..=LARGEST_CLIENT_HELLO)),
+            proxy_protocol: keys.optional("proxy_protocol").and_then(|node| proxy_protocol::read(&node)),
             networks: networks(keys),
         }
     })

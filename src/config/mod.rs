@@ -15,6 +15,7 @@ pub mod files;
 mod health_check;
 mod mistakes;
 mod print;
+mod proxy_protocol;
 mod section;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ pub use difference::Difference;
 pub use health_check::{Authorities, ClientFiles, HealthCheck, HttpQuestion, Pin, Question, TlsQuestion};
 pub use mistakes::{LoadError, Mistake, Mistakes};
 pub(crate) use mistakes::{counted, suggestion};
+pub use proxy_protocol::TrustedProxies;
 pub use warnings::Warning;
 
 use crate::routing::{Route, RouteTable, SourceList};
@@ -81,6 +83,8 @@ pub struct Listener {
     pub client_hello_timeout: Duration,
     /// The longest ClientHello, in bytes.
     pub max_client_hello: usize,
+    /// Who may connect if a PROXY header has to come first; without it none may come.
+    pub proxy_protocol: Option<TrustedProxies>,
     /// The sources it accepts at all, whatever the routes say.
     pub sources: SourceList,
     /// Its routes.

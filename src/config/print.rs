@@ -35,6 +35,10 @@ pub(super) fn write_listener(f: &mut dyn Write, listener: &Listener) -> fmt::Res
     writeln!(f, "    reject: {}", word(&REJECT, &listener.reject))?;
     writeln!(f, "    client_hello_timeout: {}", Span(listener.client_hello_timeout))?;
     writeln!(f, "    max_client_hello: {}", display_size(listener.max_client_hello))?;
+    match &listener.proxy_protocol {
+        None => writeln!(f, "    # proxy_protocol: none may come")?,
+        Some(trusted) => writeln!(f, "    proxy_protocol: {{ trusted: {} }}", list(&trusted.networks))?,
+    }
     write_networks(f, &listener.networks)
 }
 

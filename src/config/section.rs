@@ -26,6 +26,10 @@ impl<'d> Node<'d> {
         self.value.is_string()
     }
 
+    pub(super) fn is_section(&self) -> bool {
+        self.value.is_mapping()
+    }
+
     /// The value as `parse` understands it. `None`: it does not, which is reported.
     pub(super) fn read<T>(&self, parse: impl FnOnce(&Value) -> Result<T, String>) -> Option<T> {
         parse(self.value).map_err(|message| self.mistaken(message)).ok()

@@ -1,4 +1,5 @@
 mod health_check;
+mod proxy_protocol;
 
 use proptest::prelude::*;
 
@@ -147,7 +148,8 @@ fn keys_are_known_and_given_once() {
         (
             with_listener_key("reject_with: close"),
             &["listeners[0].reject_with: unknown key; known here: `address`, `name`, \
-            `v6_only`, `reject`, `client_hello_timeout`, `max_client_hello`, `allow`, `deny`"],
+            `v6_only`, `reject`, `client_hello_timeout`, `max_client_hello`, \
+               `proxy_protocol`, `allow`, `deny`"],
         ),
         (with_route_key("idle-timeout: 1h"), &["routes[0].idle-timeout: unknown key; did you mean `idle_timeout`?"]),
         (with_route_key("idleTimeout: 1h"), &["routes[0].idleTimeout: unknown key; did you mean `idle_timeout`?"]),

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::check::belongs;
 use super::values::Span;
-use super::{Config, EndpointAddress, Established, Listener, Upstream, counted, tree};
+use super::{Config, EndpointAddress, Established, Listener, TrustedProxies, Upstream, counted, tree};
 use crate::routing::{Claim, UpstreamId};
 use crate::server_name::ServerNamePattern;
 
@@ -35,6 +35,7 @@ const CONNECT_BUDGET: Duration = Duration::from_secs(9);
 pub(super) fn of(config: &Config) -> Vec<Warning> {
     let mut warnings = Vec::new();
     listeners_without_routes(config, &mut warnings);
+    trusting_listeners(config, &mut warnings);
     for (place, _) in config.routes.iter().enumerate() {
         routes(config, place, &mut warnings);
     }
@@ -53,6 +54,16 @@ fn listeners_without_routes(config: &Config, warnings: &mut Vec<Warning>) {
     for (place, listener) in config.listeners.iter().enumerate() {
         if !config.routes.iter().any(|route| belongs(route, &listener.name)) {
             warn(warnings, format!("listeners[{place}]"), "no route uses it: every client is refused there");
+        }
+    }
+}
+
+fn trusting_listeners(config: &Config, warnings: &mut Vec<Warning>) {
+    for (place, listener) in config.listeners.iter().enumerate() {
+        if listener.proxy_protocol.as_ref().is_some_and(TrustedProxies::are_everybody) {
+            let message = "everybody is believed: any client can pass for any source, so that no `allow` or `deny` \
+                           means anything; name the proxies alone";
+            warn(warnings, format!("listeners[{place}].proxy_protocol.trusted"), message);
         }
     }
 }

@@ -12,19 +12,20 @@ use crate::hello::{ClientHello, HelloError, HelloReader};
 use crate::outcome::Reason;
 use crate::relay::Scratch;
 
-/// Reads the hello; with it come all bytes read so far, to be replayed. The deadline counts from `accepted` and no byte
-/// extends it.
+/// Reads the hello; with it come all bytes read so far, to be replayed, of which `early` are those that were read before.
+/// The deadline counts from `accepted` and no byte extends it.
 pub(super) async fn read_hello(
     client: &mut TcpStream,
     listener: &Listener,
     scratch: &Scratch,
     accepted: Instant,
+    early: Bytes,
 ) -> Result<(ClientHello, Bytes), Refusal> {
     let deadline = accepted + listener.client_hello_timeout;
     let shortfall = Shortfall { closed: Reason::HelloIncomplete, late: Reason::HelloTimeout };
     let mut reader = HelloReader::new(listener.max_client_hello);
     let judge = |raw: &[u8]| reader.advance(raw).map_err(|error| refusal(&error, raw));
-    read_until(client, scratch, deadline, Bytes::new(), shortfall, judge).await
+    read_until(client, scratch, deadline, early, shortfall, judge).await
 }
 
 /// Who speaks no TLS would not understand an alert.
@@ -55,7 +56,7 @@ mod tests {
         let mut client = accepted.unwrap().0;
         let a_minute_ago = Instant::now() - Duration::from_secs(60);
         let scratch = Scratch::new();
-        let reading = read_hello(&mut client, &config.listeners[0], &scratch, a_minute_ago);
+        let reading = read_hello(&mut client, &config.listeners[0], &scratch, a_minute_ago, Bytes::new());
         let refusal = tokio::time::timeout(Duration::from_secs(30), reading).await.unwrap().unwrap_err();
         assert_eq!(refusal.end.reason, Reason::NoBytes);
     }

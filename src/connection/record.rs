@@ -14,6 +14,7 @@ use crate::hello::{AlpnProtocol, ClientHello, Sni, ja4};
 use crate::observe::access_log::{Line, TEXT_LIMIT, escaped};
 use crate::observe::live::LiveEntry;
 use crate::outcome::{ClosedBy, Fault, Phase, Reason, Side};
+use crate::proxy_protocol::Ends;
 use crate::relay::End;
 use crate::routing::Route;
 use crate::upstream::Connection;
@@ -63,6 +64,8 @@ pub(super) struct Record {
 /// the gaps that allocators leave between their task and their sockets, see the test of its size.
 #[derive(Default)]
 struct Story {
+    /// The proxy that the client came through, if it was introduced by one.
+    balancer: Option<Box<(IpAddr, u16)>>,
     hello: Option<Heard>,
     routed: Option<Routed>,
 }
@@ -84,7 +87,7 @@ struct Routed {
 /// How far the way to an endpoint has come.
 enum Reached {
     Nothing { decided: Instant },
-    Endpoint { address: SocketAddr, local_port: Option<u16>, took: Duration },
+    Endpoint { address: SocketAddr, local_port: Option<u16>, microseconds: u32 },
 }
 
 /// Short texts in one piece of memory, each there or not.
@@ -120,7 +123,7 @@ impl Record {
             accepted: Instant::now(),
             // Dual-stack listeners see IPv4 clients as v4-mapped: lists and log mean the address itself.
             source: (source.ip().to_canonical(), source.port()),
-            phase: Phase::Hello,
+            phase: if listener.proxy_protocol.is_some() { Phase::ProxyHeader } else { Phase::Hello },
             story: None,
             end: None,
             listener,
@@ -146,6 +149,15 @@ impl Record {
 
     pub(super) fn accepted(&self) -> Instant {
         self.accepted
+    }
+
+    /// Whom a proxy speaks for; nobody but itself if there are no ends.
+    pub(super) fn introduced(&mut self, ends: Option<Ends>) {
+        self.phase = Phase::Hello;
+        self.story().balancer = Some(Box::new(self.source));
+        if let Some(Ends { source, .. }) = ends {
+            self.source = (source.ip(), source.port());
+        }
     }
 
     pub(super) fn heard(&mut self, hello: &ClientHello, raw: &[u8]) {
@@ -183,9 +195,9 @@ impl Record {
         if let Some(Routed { reached, .. }) = &mut self.story().routed
             && let Reached::Nothing { decided } = reached
         {
-            let took = decided.elapsed();
+            let microseconds = decided.elapsed().as_micros().try_into().unwrap_or(u32::MAX);
             let local_port = local.map(|local| local.port());
-            *reached = Reached::Endpoint { address: connection.address, local_port, took };
+            *reached = Reached::Endpoint { address: connection.address, local_port, microseconds };
         }
     }
 
@@ -206,13 +218,16 @@ impl Record {
         let hello = self.story.as_ref().and_then(|story| story.hello.as_ref());
         let [server_name, alpn, ja4] = hello.map(|hello| hello.texts.split()).unwrap_or_default();
         let (endpoint, local_port, connect) = match self.route_and_reached() {
-            Some((_, &Reached::Endpoint { address, local_port, took })) => (Some(address), local_port, Some(took)),
+            Some((_, &Reached::Endpoint { address, local_port, microseconds })) => {
+                (Some(address), local_port, Some(Duration::from_micros(microseconds.into())))
+            }
             _ => (None, None, None),
         };
         Line {
             time: SystemTime::now(),
             id,
             source: self.source(),
+            balancer: self.story.as_ref().and_then(|story| story.balancer.as_deref().copied()).map(SocketAddr::from),
             listener: &self.listener.name,
             server_name,
             alpn,
@@ -285,7 +300,16 @@ fn hint(reason: Reason) -> Option<&'static str> {
         Reason::NoServerName => {
             Some("the client sent no server name: set tls-server-name in its kubeconfig, or no_server_name in a route")
         }
-        Reason::NotTls => Some("the client does not speak TLS: use https:// in its URL"),
+        Reason::ProxyHeaderInvalid => {
+            Some("a PROXY header must come first here: have the balancer send one, or leave proxy_protocol out")
+        }
+        Reason::ProxySourceUntrusted => {
+            Some("only trusted proxies may connect here: if this is one, add it to proxy_protocol.trusted")
+        }
+        Reason::NotTls => Some(
+            "the client does not speak TLS: use https:// in its URL; a balancer that sends PROXY headers needs \
+             proxy_protocol in the listener",
+        ),
         _ => None,
     }
 }

@@ -60,6 +60,8 @@ pub struct Line<'a> {
     pub id: &'a str,
     /// The client's address, canonical (never v4-mapped).
     pub source: SocketAddr,
+    /// The proxy that spoke for the client, where the listener requires one.
+    pub balancer: Option<SocketAddr>,
     /// The listener's name.
     pub listener: &'a str,
     /// The server name in its normal form, or what was sent in its place, escaped.
@@ -108,6 +110,7 @@ impl Line<'_> {
         fields.word("time", Some(humantime::format_rfc3339_millis(self.time)));
         fields.word("id", Some(self.id));
         fields.word("source", Some(self.source));
+        fields.word("balancer", self.balancer);
         fields.text("listener", Some(self.listener));
         fields.text("server_name", self.server_name);
         fields.text("alpn", self.alpn);
@@ -153,6 +156,7 @@ mod tests {
             time: humantime::parse_rfc3339("2026-01-02T03:04:05.678Z").unwrap(),
             id: "1-2-3",
             source: "192.0.2.1:5000".parse().unwrap(),
+            balancer: None,
             listener: "kube",
             server_name: Some("a\\x20b"),
             alpn: Some("h2,http/1.1"),
@@ -182,7 +186,7 @@ mod tests {
         assert_eq!(
             text,
             concat!(
-                r#"{"time":"2026-01-02T03:04:05.678Z","id":"1-2-3","source":"192.0.2.1:5000","listener":"kube","#,
+                r#"{"time":"2026-01-02T03:04:05.678Z","id":"1-2-3","source":"192.0.2.1:5000","balancer":null,"listener":"kube","#,
                 r#""server_name":"a\\x20b","alpn":"h2,http/1.1","ja4":null,"ech":false,"hello_bytes":517,"#,
                 r#""hello_records":1,"route":null,"upstream":null,"endpoint":null,"local_port":null,"#,
                 r#""connect_ms":null,"duration_ms":1.5,"sent":0,"received":0,"spliced":0,"phase":"hello","#,

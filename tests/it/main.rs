@@ -31,6 +31,7 @@ mod packages;
 mod peers;
 mod pipes;
 mod probes;
+mod proxy_protocol;
 mod refusals;
 mod resets;
 mod soak;

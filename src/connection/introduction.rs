@@ -1,0 +1,37 @@
+//! What proxies tell each other of a client: a trusted one tells us, before the hello.
+
+use bytes::{Buf, Bytes};
+use tokio::net::TcpStream;
+
+use super::Refusal;
+use super::first_bytes::{Shortfall, read_until};
+use super::record::Record;
+use crate::config::TrustedProxies;
+use crate::outcome::Reason;
+use crate::proxy_protocol::{self, Ends, InvalidHeader};
+
+/// Reads the PROXY header, which must come, and only from those who are trusted; from then on its source is the client's.
+/// Returns the ends that it tells of, if any, and what came behind it: the client's own bytes.
+pub(super) async fn hear(
+    client: &mut TcpStream,
+    record: &mut Record,
+    trusted: &TrustedProxies,
+) -> Result<(Option<Ends>, Bytes), Refusal> {
+    if !trusted.sources.admits(record.source().ip()) {
+        return Err(Refusal::final_word(Reason::ProxySourceUntrusted, None));
+    }
+    let deadline = record.accepted() + record.listener().client_hello_timeout;
+    let shortfall = Shortfall { closed: Reason::ProxyHeaderInvalid, late: Reason::ProxyHeaderTimeout };
+    let judge = |raw: &[u8]| proxy_protocol::read(raw).map_err(refusal);
+    let (header, mut raw) =
+        read_until(client, &record.tools().scratch, deadline, Bytes::new(), shortfall, judge).await?;
+    record.introduced(header.ends);
+    raw.advance(header.length);
+    Ok((header.ends, raw))
+}
+
+/// Who speaks before the proxy does, or is none, would not understand an alert.
+fn refusal(error: InvalidHeader) -> Refusal {
+    tracing::debug!(%error, "no acceptable PROXY header");
+    Refusal::final_word(Reason::ProxyHeaderInvalid, None)
+}
