@@ -81,7 +81,8 @@ struct Admitted {
     client: TcpStream,
     route: Arc<Route>,
     upstream: upstream::Connection,
-    /// What was read from the client so far, its hello and what came along with it, as far as it is not sent yet.
+    /// What was read from the client so far, its hello and what came along with it, behind a PROXY header if the upstream
+    /// expects one; as far as it is not sent yet.
     replay: Bytes,
 }
 
@@ -102,7 +103,7 @@ async fn admit(
     record: &mut Record,
 ) -> Result<(Arc<Route>, upstream::Connection, Bytes), Refusal> {
     let (listener, tools) = (Arc::clone(record.listener()), Rc::clone(record.tools()));
-    let (_, early) = match &listener.proxy_protocol {
+    let (ends, early) = match &listener.proxy_protocol {
         Some(trusted) => introduction::hear(client, record, trusted).await?,
         None => Default::default(),
     };
@@ -119,9 +120,13 @@ async fn admit(
             return Err(Refusal::final_word(refusal.reason(), Some(alert(refusal.alert(), &replay))));
         }
     };
+    let upstream = &tools.upstreams[route.upstream.0];
+    if let Some(version) = upstream.proxy_protocol {
+        replay = introduction::announce(version, client, ends, &hello, record, &replay)
+            .map_err(|_| Refusal::close(Reason::Internal))?;
+    }
     // A hostile hello is large, and the connect may take its time.
     drop(hello);
-    let upstream = &tools.upstreams[route.upstream.0];
     record.routed(&route);
 
     let connected = tokio::select! {

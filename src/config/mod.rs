@@ -40,6 +40,7 @@ pub(crate) use mistakes::{counted, suggestion};
 pub use proxy_protocol::TrustedProxies;
 pub use warnings::Warning;
 
+use crate::proxy_protocol::Version;
 use crate::routing::{Route, RouteTable, SourceList};
 
 /// A duration as a configuration would write it.
@@ -133,6 +134,8 @@ pub struct Upstream {
     pub max_connecting: NonZeroUsize,
     /// How long sent bytes may stay unacknowledged; zero leaves it to the kernel.
     pub user_timeout: Duration,
+    /// The PROXY header that endpoints get before the client's own bytes.
+    pub proxy_protocol: Option<Version>,
     /// What becomes of connections to an endpoint that its name no longer leads to.
     pub on_removed: Established,
     /// How endpoints are asked whether they are well; without it only connecting shows that.
@@ -249,6 +252,17 @@ impl fmt::Display for ListenAddress {
         match self.0 {
             SocketAddr::V6(address) if address.ip().is_unspecified() => write!(f, ":{}", address.port()),
             address => write!(f, "{address}"),
+        }
+    }
+}
+
+impl EndpointAddress {
+    /// Its port, unless SRV records say that.
+    fn port(&self) -> Option<u16> {
+        match self {
+            Self::Ip(address) => Some(address.port()),
+            Self::Name(_, port) => Some(*port),
+            Self::Service(_) => None,
         }
     }
 }

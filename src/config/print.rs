@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Formatter, Write};
 
 use super::document::{LOG_FORMAT, LOG_LEVEL, REJECT};
+use super::proxy_protocol::ANNOUNCED;
 use super::upstream::{BALANCE, ESTABLISHED};
 use super::values::{Span, display_size};
 use super::{Authorities, Config, EndpointAddress, HealthCheck, Listener, Networks, Question, TlsQuestion, Upstream};
@@ -91,6 +92,7 @@ pub(super) fn write_upstream(f: &mut dyn Write, upstream: &Upstream) -> fmt::Res
     writeln!(f, "    attempts: {}", upstream.attempts)?;
     writeln!(f, "    max_connecting: {}", upstream.max_connecting)?;
     writeln!(f, "    user_timeout: {}", Span(upstream.user_timeout))?;
+    writeln!(f, "    proxy_protocol: {}", word(&ANNOUNCED, &upstream.proxy_protocol))?;
     writeln!(f, "    on_removed: {}", word(&ESTABLISHED, &upstream.on_removed))?;
     match &upstream.health_check {
         None => writeln!(f, "    # health_check: none")?,

@@ -1,11 +1,15 @@
-//! `proxy_protocol` of a listener: whom it believes when they say who their clients are.
+//! `proxy_protocol`: of a listener, whom it believes when they say who their clients are; of an upstream, whether we say.
 
 use ipnet::IpNet;
 
 use super::document::{each_once, some_items};
 use super::section::Node;
 use super::values;
+use crate::proxy_protocol::Version;
 use crate::routing::SourceList;
+
+pub(super) const ANNOUNCED: [(&str, Option<Version>); 3] =
+    [("none", None), ("v1", Some(Version::V1)), ("v2", Some(Version::V2))];
 
 /// Who may connect to a listener that requires a PROXY header, and is believed what it says in it.
 #[derive(Clone, Debug)]

@@ -161,7 +161,7 @@ fn keys_are_known_and_given_once() {
         (
             with_upstream_key("sticky: true"),
             &["upstreams.u.sticky: unknown key; known here: `endpoints`, `balance`, `slow_start`, `connect_timeout`, \
-                   `attempts`, `max_connecting`, `user_timeout`, `on_removed`, \
+                   `attempts`, `max_connecting`, `user_timeout`, `proxy_protocol`, `on_removed`, \
                    `health_check`, `on_unhealthy`"],
         ),
         (

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::document::{DAY, MINUTE, SHORTEST, some_items};
 use super::section::{Node, Section};
-use super::{Balance, Endpoint, EndpointAddress, Established, Upstream, health_check, values};
+use super::{Balance, Endpoint, EndpointAddress, Established, Upstream, health_check, proxy_protocol, values};
 
 pub(super) const BALANCE: [(&str, Balance); 4] = [
     ("least_connections", Balance::LeastConnections),
@@ -30,6 +30,7 @@ pub(super) fn read(name: &str, node: &Node<'_>) -> Upstream {
         attempts: keys.value("attempts", NonZeroUsize::MIN.saturating_add(2), values::count(10)),
         max_connecting: keys.value("max_connecting", MAX_CONNECTING, values::count(65_536)),
         user_timeout: keys.value("user_timeout", 2 * MINUTE, values::duration_or_off(SHORTEST, DAY)),
+        proxy_protocol: keys.value("proxy_protocol", None, values::keyword(&proxy_protocol::ANNOUNCED)),
         on_removed: keys.value("on_removed", Established::Keep, values::keyword(&ESTABLISHED)),
         health_check: keys.optional("health_check").and_then(|node| health_check::read(&node)),
         on_unhealthy: keys.value("on_unhealthy", Established::Keep, values::keyword(&ESTABLISHED)),
@@ -44,6 +45,7 @@ pub(super) fn read(name: &str, node: &Node<'_>) -> Upstream {
         attempts: NonZeroUsize::MIN,
         max_connecting: NonZeroUsize::MIN,
         user_timeout: Duration::ZERO,
+        proxy_protocol: None,
         on_removed: Established::Keep,
         health_check: None,
         on_unhealthy: Established::Keep,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::check::belongs;
 use super::values::Span;
-use super::{Config, EndpointAddress, Established, Listener, TrustedProxies, Upstream, counted, tree};
+use super::{Config, EndpointAddress, Established, Listener, Question, TrustedProxies, Upstream, counted, tree};
 use crate::routing::{Claim, UpstreamId};
 use crate::server_name::ServerNamePattern;
 
@@ -114,6 +114,7 @@ fn upstreams(config: &Config, id: UpstreamId, warnings: &mut Vec<Warning>) {
         }
     }
     health_check(upstream, &path, warnings);
+    announced(upstream, &path, warnings);
     let attempts = attempts(upstream);
     let longest = upstream.connect_timeout.saturating_mul(attempts);
     if longest > CONNECT_BUDGET {
@@ -141,6 +142,30 @@ fn health_check(upstream: &Upstream, path: &str, warnings: &mut Vec<Warning>) {
                        `system_roots: true`) and `server_name`";
         warn(warnings, format!("{path}.health_check"), message);
     }
+}
+
+/// A kube-apiserver takes a PROXY header for broken TLS. Whether an endpoint is one shows by what it is asked, or by its
+/// port where it is not asked: a probe begins with a header too, and so proves that it is understood.
+fn announced(upstream: &Upstream, path: &str, warnings: &mut Vec<Warning>) {
+    const KUBERNETES_PATHS: [&str; 3] = ["/readyz", "/livez", "/healthz"];
+    const KUBERNETES_PORT: u16 = 6443;
+    if upstream.proxy_protocol.is_none() {
+        return;
+    }
+    let sign = match upstream.health_check.as_ref().map(|check| &check.question) {
+        Some(Question::Https(_, http)) if KUBERNETES_PATHS.iter().any(|start| http.path.starts_with(start)) => {
+            format!("is asked for {}", http.path)
+        }
+        None if upstream.endpoints.iter().any(|endpoint| endpoint.address.port() == Some(KUBERNETES_PORT)) => {
+            format!("listens on {KUBERNETES_PORT}")
+        }
+        _ => return,
+    };
+    let message = format!(
+        "it {sign}, as a kube-apiserver does, and that does not understand PROXY headers: every client would fail; they \
+         are for upstreams that are proxies themselves, and expect them"
+    );
+    warn(warnings, format!("{path}.proxy_protocol"), message);
 }
 
 /// How many attempts there can be: one an address, and names may have any number of those.

@@ -1,4 +1,6 @@
-//! What proxies tell each other of a client: a trusted one tells us, before the hello.
+//! What proxies tell each other of a client: a trusted one tells us, before the hello, and we tell an upstream.
+
+use std::io;
 
 use bytes::{Buf, Bytes};
 use tokio::net::TcpStream;
@@ -7,8 +9,9 @@ use super::Refusal;
 use super::first_bytes::{Shortfall, read_until};
 use super::record::Record;
 use crate::config::TrustedProxies;
+use crate::hello::{ClientHello, Sni};
 use crate::outcome::Reason;
-use crate::proxy_protocol::{self, Ends, InvalidHeader};
+use crate::proxy_protocol::{self, Details, Ends, InvalidHeader, Version};
 
 /// Reads the PROXY header, which must come, and only from those who are trusted; from then on its source is the client's.
 /// Returns the ends that it tells of, if any, and what came behind it: the client's own bytes.
@@ -34,4 +37,28 @@ pub(super) async fn hear(
 fn refusal(error: InvalidHeader) -> Refusal {
     tracing::debug!(%error, "no acceptable PROXY header");
     Refusal::final_word(Reason::ProxyHeaderInvalid, None)
+}
+
+/// The client's first words behind a header for the upstream, so that both go out at once. It tells of the `ends` that we
+/// were told of, else of our own connection with the client.
+pub(super) fn announce(
+    version: Version,
+    client: &TcpStream,
+    ends: Option<Ends>,
+    hello: &ClientHello,
+    record: &Record,
+    replay: &[u8],
+) -> io::Result<Bytes> {
+    let ends = match ends {
+        Some(ends) => ends,
+        None => Ends::new(record.source(), client.local_addr()?),
+    };
+    let authority = match &hello.server_name {
+        Sni::Name(name) => Some(name),
+        Sni::Absent | Sni::Invalid(_) => None,
+    };
+    let details = Details { authority, alpn: hello.alpn.first(), unique_id: &record.id() };
+    let mut words = version.header(&ends, &details);
+    words.extend_from_slice(replay);
+    Ok(words.into())
 }

@@ -259,7 +259,7 @@ impl Record {
         self.route_and_reached().map(|(route, _)| &*self.tools.upstreams[route.upstream.0].name)
     }
 
-    fn id(&self) -> String {
+    pub(super) fn id(&self) -> String {
         self.tools.ids.name(self.number)
     }
 

@@ -26,6 +26,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout_at};
 
+use crate::proxy_protocol::Version;
 use choice::Choice;
 pub use connect::{ConnectError, Connection, UserTimeout, connect, keep_alive};
 pub use endpoint::{Endpoint, Lease};
@@ -53,6 +54,8 @@ pub struct Upstream {
     connect_timeout: Duration,
     attempts: usize,
     user_timeout: UserTimeout,
+    /// The PROXY header that its endpoints expect before a client's first words.
+    pub proxy_protocol: Option<Version>,
 }
 
 impl Upstream {
@@ -68,6 +71,7 @@ impl Upstream {
             connect_timeout: config.connect_timeout,
             attempts: config.attempts.get(),
             user_timeout: config.user_timeout.into(),
+            proxy_protocol: config.proxy_protocol,
         }
     }
 

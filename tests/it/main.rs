@@ -8,6 +8,7 @@
 
 mod access_log;
 mod addresses;
+mod announced;
 mod check_probe;
 mod cli;
 mod corpus;

@@ -64,3 +64,46 @@ fn trusting_everybody_is_warned_of() {
         assert!(warning.message.starts_with("everybody is believed"), "{warning}");
     }
 }
+
+#[test]
+fn an_upstream_says_which_version_it_expects() {
+    for (word, version) in ANNOUNCED_WORDS {
+        let text = with_upstream_key(&format!("proxy_protocol: {word}"));
+        assert_eq!(valid(&text).upstreams[0].proxy_protocol, version);
+        assert_prints_back(&text);
+    }
+    assert_eq!(valid(&with_top("")).upstreams[0].proxy_protocol, None);
+    assert_mistakes(&[(
+        with_upstream_key("proxy_protocol: v3"),
+        &["upstreams.u.proxy_protocol: unknown value \"v3\"; did you mean `v1`?"],
+    )]);
+}
+
+const ANNOUNCED_WORDS: [(&str, Option<Version>); 3] =
+    [("none", None), ("v1", Some(Version::V1)), ("v2", Some(Version::V2))];
+
+#[test]
+fn a_kube_apiserver_that_is_told_is_warned_of() {
+    let warned = |endpoint: &str, keys: &str| {
+        let upstream = format!("{{ u: {{ endpoints: ['{endpoint}'], {keys} }} }}");
+        let config = valid(&with_upstreams(&upstream));
+        let mut warnings = config.warnings.into_iter().filter(|warning| warning.path == "upstreams.u.proxy_protocol");
+        warnings.next().map(|warning| warning.message)
+    };
+    let readyz = "health_check: { https: { path: '/readyz?verbose' } }";
+    let by_path = warned("10.0.0.7:443", &format!("proxy_protocol: v2, {readyz}")).unwrap();
+    assert!(by_path.starts_with("it is asked for /readyz?verbose, as a kube-apiserver does, and"), "{by_path}");
+    for endpoint in ["10.0.0.7:6443", "api.example:6443"] {
+        let by_port = warned(endpoint, "proxy_protocol: v1").unwrap();
+        assert!(by_port.starts_with("it listens on 6443, as a kube-apiserver does, and"), "{by_port}");
+    }
+    for (endpoint, keys) in [
+        ("10.0.0.7:443", "proxy_protocol: v2"),
+        ("10.0.0.7:6443", readyz),
+        // A probe shows by itself whether the header is understood.
+        ("10.0.0.7:6443", "proxy_protocol: v2, health_check: { tls: {} }"),
+        ("10.0.0.7:6443", "proxy_protocol: v2, health_check: { https: { path: /status } }"),
+    ] {
+        assert_eq!(warned(endpoint, keys), None, "{endpoint} {keys}");
+    }
+}

@@ -1,0 +1,180 @@
+//! Upstreams that are told, by a PROXY header, whose connection they get.
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+
+use snigate::proxy_protocol::{Ends, read};
+
+use crate::support::gate::Gate;
+use crate::support::hello::{hello, hello_of};
+use crate::support::tcp::{self, Refusing, Upstream};
+use crate::support::tls::classic;
+use crate::support::tools;
+
+/// A gate whose upstream has these endpoints and expects this version.
+fn gate_before(endpoints: &[SocketAddr], version: &str, listener: &str) -> Gate {
+    let endpoints: Vec<String> = endpoints.iter().map(|address| format!("\"{address}\"")).collect();
+    Gate::start(&format!(
+        r#"
+listeners: [{{ {listener}, client_hello_timeout: 60s }}]
+routes: [{{ server_names: [a.test], no_server_name: true, upstream: up }}]
+upstreams: {{ up: {{ proxy_protocol: {version}, endpoints: [{}] }} }}
+"#,
+        endpoints.join(", ")
+    ))
+}
+
+const LOOPBACK: &str = "address: '127.0.0.1:0'";
+
+type Tlvs<'a> = Vec<(u8, &'a [u8])>;
+
+/// What a header of version 2 says: its addresses and its TLVs, and what stands behind it.
+fn take_apart(bytes: &[u8]) -> (Ends, Tlvs<'_>, &[u8]) {
+    let (signature, rest) = bytes.split_at(12);
+    assert_eq!(signature, b"\r\n\r\n\0\r\nQUIT\n");
+    assert_eq!(rest[0], 0x21);
+    let (block, behind) = rest[4..].split_at(usize::from(u16::from_be_bytes([rest[2], rest[3]])));
+    let (addresses, mut tlvs) = block.split_at(if rest[1] == 0x11 { 12 } else { 36 });
+    let (ips, ports) = addresses.split_at(addresses.len() - 4);
+    let ip = |octets: &[u8]| match (rest[1], octets.len()) {
+        (0x11, 4) => IpAddr::from(<[u8; 4]>::try_from(octets).unwrap()),
+        (0x21, 16) => IpAddr::from(<[u8; 16]>::try_from(octets).unwrap()),
+        other => panic!("{other:?}"),
+    };
+    let (source, destination) = ips.split_at(ips.len() / 2);
+    let mut found = Vec::new();
+    while let [kind, high, low, rest @ ..] = tlvs {
+        let (value, rest) = rest.split_at(usize::from(u16::from_be_bytes([*high, *low])));
+        found.push((*kind, value));
+        tlvs = rest;
+    }
+    assert_eq!(tlvs, b"");
+    let end = |octets, at: usize| SocketAddr::new(ip(octets), u16::from_be_bytes([ports[at], ports[at + 1]]));
+    (Ends { source: end(source, 0), destination: end(destination, 2) }, found, behind)
+}
+
+/// What reaches `upstream` of a client that sends `bytes` and half-closes.
+fn delivered(gate: &Gate, upstream: &Upstream, bytes: &[u8]) -> (Vec<u8>, SocketAddr) {
+    let number = upstream.visits().len();
+    let mut client = tcp::connect(gate.address());
+    client.write_all(bytes).unwrap();
+    tcp::finish(&client);
+    tcp::read_to_end(&mut client);
+    let visit = upstream.visit(number);
+    visit.wait_for_end();
+    (visit.bytes(), client.local_addr().unwrap())
+}
+
+#[test]
+fn a_line_stands_before_the_hello() {
+    let upstream = Upstream::recording();
+    let gate = gate_before(&[upstream.address()], "v1", LOOPBACK);
+    let hello = hello("a.test");
+    let (bytes, client) = delivered(&gate, &upstream, &hello);
+    let line = format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", client.port(), gate.address().port());
+    assert!(bytes == [line.as_bytes(), &hello].concat(), "{}", bytes.escape_ascii());
+    let log = gate.log.line(0);
+    assert_eq!(
+        (log["sent"].as_u64(), log["hello_bytes"].as_u64()),
+        (Some(bytes.len() as u64), Some(hello.len() as u64 - 5))
+    );
+}
+
+#[test]
+fn the_binary_header_tells_name_protocol_and_id() {
+    let upstream = Upstream::recording();
+    let gate = gate_before(&[upstream.address()], "v2", LOOPBACK);
+    let offering = hello_of(classic(), "A.test", &["h2", "http/1.1"]);
+    for (number, (hello, expected)) in
+        [(offering, &[(1, &b"h2"[..]), (2, b"a.test")][..]), (hello("127.0.0.1"), &[])].into_iter().enumerate()
+    {
+        let (bytes, client) = delivered(&gate, &upstream, &hello);
+        let (ends, tlvs, behind) = take_apart(&bytes);
+        assert_eq!(ends, Ends { source: client, destination: gate.address() });
+        let log = gate.log.line(number);
+        let id = (5, log["id"].as_str().unwrap().as_bytes());
+        assert_eq!(tlvs, [expected, &[id]].concat());
+        assert!(behind == hello);
+    }
+}
+
+#[test]
+fn header_and_hello_go_out_at_once() {
+    let (reads, read) = std::sync::mpsc::channel();
+    let upstream = Upstream::start(move |mut stream, visit| {
+        let mut bytes = vec![0; 64 * 1024];
+        reads.send(stream.read(&mut bytes).unwrap()).unwrap();
+        visit.read_to_end(&mut stream);
+    });
+    for version in ["v1", "v2"] {
+        let gate = gate_before(&[upstream.address()], version, LOOPBACK);
+        delivered(&gate, &upstream, &hello("a.test"));
+        let log = gate.log.line(0);
+        assert_eq!(log["sent"].as_u64().unwrap(), read.recv().unwrap() as u64);
+        assert!(log["sent"].as_u64().unwrap() > hello("a.test").len() as u64);
+    }
+}
+
+#[test]
+fn every_endpoint_that_is_tried_gets_its_header() {
+    let (refusing, upstream) = (Refusing::new(), Upstream::recording());
+    let gate = gate_before(&[refusing.address(), upstream.address()], "v1", LOOPBACK);
+    // One of two is asked first, and so is the refusing one sooner or later.
+    let hello = hello("a.test");
+    for _ in 0..4 {
+        let (bytes, client) = delivered(&gate, &upstream, &hello);
+        let header = read(&bytes).unwrap().unwrap();
+        assert_eq!(header.ends, Some(Ends { source: client, destination: gate.address() }));
+        assert!(bytes[header.length..] == hello);
+    }
+}
+
+#[test]
+fn what_a_balancer_said_is_said_again() {
+    let upstream = Upstream::recording();
+    let hello = hello("a.test");
+    let trusting = format!("{LOOPBACK}, proxy_protocol: {{ trusted: [127.0.0.1] }}");
+    for version in ["v1", "v2"] {
+        let gate = gate_before(&[upstream.address()], version, &trusting);
+        let ends = |source: &str, destination: &str| {
+            Some(Ends { source: source.parse().unwrap(), destination: destination.parse().unwrap() })
+        };
+        for (words, expected) in [
+            ("TCP4 192.0.2.1 192.0.2.2 5 443", ends("192.0.2.1:5", "192.0.2.2:443")),
+            ("TCP6 2001:db8::1 2001:db8::2 5 443", ends("[2001:db8::1]:5", "[2001:db8::2]:443")),
+            ("TCP6 ::ffff:192.0.2.1 2001:db8::2 5 443", ends("192.0.2.1:5", "[2001:db8::2]:443")),
+            ("UNKNOWN", None),
+        ] {
+            let first = [format!("PROXY {words}\r\n").as_bytes(), &hello].concat();
+            let (bytes, balancer) = delivered(&gate, &upstream, &first);
+            let header = read(&bytes).unwrap().unwrap();
+            // Who speaks for itself is a client like others.
+            let own = Ends { source: balancer, destination: gate.address() };
+            assert_eq!(header.ends, Some(expected.unwrap_or(own)), "{words}");
+            assert!(bytes[header.length..] == hello);
+        }
+    }
+}
+
+#[test]
+fn addresses_are_told_in_their_own_family() {
+    let upstream = Upstream::recording();
+    let gate = gate_before(&[upstream.address()], "v1", "address: ':0'");
+    let port = gate.address().port();
+    let mut addresses = vec![IpAddr::from(Ipv4Addr::LOCALHOST)];
+    match TcpListener::bind((Ipv6Addr::LOCALHOST, 0)) {
+        Ok(_) => addresses.push(Ipv6Addr::LOCALHOST.into()),
+        Err(_) => tools::skip("this host has no IPv6"),
+    }
+    for (number, address) in addresses.into_iter().enumerate() {
+        let mut client = tcp::connect((address, port).into());
+        client.write_all(&hello("a.test")).unwrap();
+        tcp::finish(&client);
+        tcp::read_to_end(&mut client);
+        let visit = upstream.visit(number);
+        visit.wait_for_end();
+        let header = read(&visit.bytes()).unwrap().unwrap();
+        let ends = Ends { source: client.local_addr().unwrap(), destination: (address, port).into() };
+        assert_eq!(header.ends, Some(ends));
+    }
+}
