@@ -23,6 +23,7 @@ use tokio_rustls::client::TlsStream;
 use super::certificate::Certificate;
 use super::health::Proof;
 use crate::config::{HealthCheck, HttpQuestion, Question};
+use crate::proxy_protocol::Version;
 use credentials::{Credentials, Loaded};
 pub use tls::Refusal;
 pub use watch::{Told, watch};
@@ -134,13 +135,15 @@ impl Report {
 pub struct Prober {
     check: HealthCheck,
     credentials: Option<Credentials>,
+    announced: Option<Version>,
 }
 
 impl Prober {
-    /// For one `health_check`. Its files are read at the first probe, and again when they change.
-    pub fn new(check: &HealthCheck) -> Arc<Self> {
+    /// For one `health_check`, of endpoints that expect this PROXY header: it will say that a probe is our own connection
+    /// and no client's. Files are read at the first probe, and again when they change.
+    pub fn new(check: &HealthCheck, announced: Option<Version>) -> Arc<Self> {
         let credentials = check.tls().map(Credentials::new);
-        Arc::new(Self { check: check.clone(), credentials })
+        Arc::new(Self { check: check.clone(), credentials, announced })
     }
 
     /// The probe of one endpoint.
@@ -213,7 +216,7 @@ impl Probe {
     async fn ask(&mut self, seen: &mut Seen) -> Result<(), ProbeFailure> {
         let prober = Arc::clone(&self.prober);
         let Some(credentials) = &prober.credentials else {
-            return connect(self.address).await.map(drop);
+            return self.connect().await.map(drop);
         };
         let loaded = credentials.current().map_err(ProbeFailure::Files)?;
         let Question::Https(_, question) = &prober.check.question else {
@@ -250,7 +253,7 @@ impl Probe {
         seen: &mut Seen,
     ) -> Result<TlsStream<TcpStream>, ProbeFailure> {
         seen.stage = Stage::Connecting;
-        let socket = connect(self.address).await?;
+        let socket = self.connect().await?;
         seen.stage = Stage::Handshaking;
         let (witness, handshake) = tls::handshake(loaded, self.peer_name(), http, socket);
         let result = handshake.await;
@@ -265,9 +268,24 @@ impl Probe {
                     seen.verdict = Some(Err(refusal.clone()));
                     ProbeFailure::Refused(refusal)
                 }
-                _ => ProbeFailure::Handshake(tls::explain(&error)),
+                _ => ProbeFailure::Handshake(self.explain(&error)),
             }),
         }
+    }
+
+    async fn connect(&self) -> Result<TcpStream, ProbeFailure> {
+        let mut socket = TcpStream::connect(self.address).await.map_err(ProbeFailure::Connect)?;
+        // Where the kernel refuses that, the probe takes a little longer.
+        let _ = socket.set_nodelay(true);
+        if let Some(version) = self.prober.announced {
+            socket.write_all(&version.header_of_our_own()).await.map_err(ProbeFailure::Connect)?;
+        }
+        Ok(socket)
+    }
+
+    fn explain(&self, error: &io::Error) -> String {
+        let doubt = self.prober.announced.map_or("", |_| "; does it expect a PROXY header, as `proxy_protocol` says?");
+        format!("{}{doubt}", tls::explain(error))
     }
 
     /// The name that is sent and verified; an address is verified but never sent.
@@ -291,11 +309,4 @@ impl Probe {
         let accepted = question.statuses.contains(&answer.status);
         Ok(if accepted { Ok(()) } else { Err(ProbeFailure::Status(answer.status)) })
     }
-}
-
-async fn connect(address: SocketAddr) -> Result<TcpStream, ProbeFailure> {
-    let socket = TcpStream::connect(address).await.map_err(ProbeFailure::Connect)?;
-    // Where the kernel refuses that, the probe takes a little longer.
-    let _ = socket.set_nodelay(true);
-    Ok(socket)
 }

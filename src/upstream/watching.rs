@@ -15,6 +15,7 @@ use super::health::{Health, State};
 use super::probe::{Prober, Told, watch};
 use super::roster::News;
 use crate::config::{self, HealthCheck};
+use crate::proxy_protocol::Version;
 
 /// Certificates of one endpoint that are remembered: behind a virtual address each machine has its own.
 const REMEMBERED: usize = 16;
@@ -25,6 +26,7 @@ pub(super) struct Watches {
     upstream: Arc<str>,
     /// Without a `health_check` nobody is asked.
     check: Option<(HealthCheck, Arc<Prober>)>,
+    announced: Option<Version>,
     routes: Arc<RouteNames>,
     running: HashMap<SocketAddr, Watched>,
 }
@@ -40,7 +42,8 @@ impl Watches {
     pub(super) fn new(config: &config::Upstream, routes: RouteNames) -> Self {
         Self {
             upstream: Arc::clone(&config.name),
-            check: config.health_check.as_ref().map(|check| (check.clone(), Prober::new(check))),
+            check: config.health_check.as_ref().map(|check| (check.clone(), Prober::new(check, config.proxy_protocol))),
+            announced: config.proxy_protocol,
             routes: Arc::new(routes),
             running: HashMap::new(),
         }
@@ -48,7 +51,8 @@ impl Watches {
 
     /// From now on as configured so. Unless that changes nothing, all watches end; [`Watches::follow`] begins new ones.
     pub(super) fn change(&mut self, config: &config::Upstream, routes: RouteNames) {
-        if self.check.as_ref().map(|(check, _)| check) != config.health_check.as_ref() || *self.routes != routes {
+        let asked = (self.check.as_ref().map(|(check, _)| check), self.announced);
+        if asked != (config.health_check.as_ref(), config.proxy_protocol) || *self.routes != routes {
             self.running.drain().for_each(|(_, watched)| watched.task.abort());
             *self = Self::new(config, routes);
         }

@@ -3,12 +3,15 @@
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 
-use snigate::proxy_protocol::{Ends, read};
+use snigate::config::{Config, HealthCheck};
+use snigate::proxy_protocol::{Ends, Version, read};
+use snigate::upstream::probe::{ProbeFailure, Prober, Report};
 
-use crate::support::gate::Gate;
+use crate::support::certs::Authority;
+use crate::support::gate::{Gate, routing};
 use crate::support::hello::{hello, hello_of};
 use crate::support::tcp::{self, Refusing, Upstream};
-use crate::support::tls::classic;
+use crate::support::tls::{Service, Talk, classic};
 use crate::support::tools;
 
 /// A gate whose upstream has these endpoints and expects this version.
@@ -176,5 +179,56 @@ fn addresses_are_told_in_their_own_family() {
         let header = read(&visit.bytes()).unwrap().unwrap();
         let ends = Ends { source: client.local_addr().unwrap(), destination: (address, port).into() };
         assert_eq!(header.ends, Some(ends));
+    }
+}
+
+fn check(text: &str) -> HealthCheck {
+    let yaml = routing([("a.test", "127.0.0.1:1".parse().unwrap())]);
+    let yaml = yaml.replace("up0: {", &format!("up0: {{ health_check: {{ timeout: 5s, {text} }},"));
+    let config = Config::parse(&yaml).unwrap_or_else(|mistakes| panic!("{mistakes}\n{yaml}"));
+    config.upstreams[0].health_check.clone().unwrap()
+}
+
+async fn ask(text: &str, version: Option<Version>, address: SocketAddr) -> Report {
+    Prober::new(&check(text), version).endpoint(address).run().await
+}
+
+#[tokio::test]
+async fn a_probe_says_that_it_is_our_own() {
+    let upstream = Upstream::recording();
+    for (number, (version, header)) in
+        [(Version::V1, &b"PROXY UNKNOWN\r\n"[..]), (Version::V2, b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0")]
+            .into_iter()
+            .enumerate()
+    {
+        let report = ask("tcp: {}", Some(version), upstream.address()).await;
+        assert!(report.outcome.is_ok(), "{report:?}");
+        upstream.visit(number).wait_for_end();
+        assert_eq!(upstream.visit(number).bytes().escape_ascii().to_string(), header.escape_ascii().to_string());
+    }
+}
+
+#[tokio::test]
+async fn probes_pass_where_a_header_is_required() {
+    let authority = Authority::new();
+    let identity = authority.server(&["a.test"]);
+    let talk = Talk::Script(vec!["HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_owned()]);
+    let server = Service { talk, ..Service::echo(&identity) }.start();
+    let yaml = routing([("a.test", server.address())]);
+    let requiring = Gate::start(&yaml.replace("name: gate", "name: gate, proxy_protocol: { trusted: [127.0.0.1] }"));
+    let plain = Gate::start(&yaml);
+    let asked = format!("ca_file: '{}', server_name: a.test", authority.file().display());
+    for text in [format!("tls: {{ {asked} }}"), format!("https: {{ path: /, {asked} }}")] {
+        for version in [Version::V1, Version::V2] {
+            let report = ask(&text, Some(version), requiring.address()).await;
+            assert!(report.outcome.is_ok(), "{report:?}");
+            let report = ask(&text, Some(version), plain.address()).await;
+            let Err(ProbeFailure::Handshake(why)) = report.outcome else { panic!("{report:?}") };
+            assert!(why.ends_with("does it expect a PROXY header, as `proxy_protocol` says?"), "{why}");
+        }
+        assert!(ask(&text, None, plain.address()).await.outcome.is_ok());
+        let report = ask(&text, None, requiring.address()).await;
+        let Err(ProbeFailure::Handshake(why)) = report.outcome else { panic!("{report:?}") };
+        assert!(!why.contains("PROXY"), "{why}");
     }
 }

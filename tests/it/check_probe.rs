@@ -4,6 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::support::certs::Authority;
+use crate::support::gate::{Gate, routing};
 use crate::support::tcp::{Refusing, Upstream};
 use crate::support::tls::{Service, Talk};
 use crate::support::tools::{self, Run};
@@ -119,4 +120,21 @@ fn a_probe_and_a_print_do_not_go_together() {
     let authority = Authority::new();
     let run = check(&authority, "  first: { endpoints: ['127.0.0.1:1'] }\n", &["--probe", "--print"]);
     assert_eq!(run.status.code(), Some(2), "{}", run.stderr);
+}
+
+#[test]
+fn endpoints_get_the_header_that_they_expect() {
+    let authority = Authority::new();
+    let identity = authority.server(&["a.test"]);
+    let server = Service::echo(&identity).start();
+    let yaml = routing([("a.test", server.address())]);
+    let gate = Gate::start(&yaml.replace("name: gate", "name: gate, proxy_protocol: { trusted: [127.0.0.1] }"));
+    let probed = |version: &str| {
+        let first = format!("  first: {{ proxy_protocol: {version}, endpoints: ['{}'] }}\n", gate.address());
+        check(&authority, &format!("{first}  second: {{ endpoints: ['{}'] }}\n", server.address()), &["--probe"])
+    };
+    for (version, code) in [("none", 1), ("v1", 0), ("v2", 0)] {
+        let run = probed(version);
+        assert_eq!(run.status.code(), Some(code), "{version}: {}{}", run.stdout, run.stderr);
+    }
 }
