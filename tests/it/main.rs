@@ -20,6 +20,7 @@ mod docs;
 mod endpoints;
 mod exhaustion;
 mod half_close;
+mod haproxy;
 mod harness;
 mod health;
 mod hello;

@@ -4,6 +4,7 @@ pub mod certs;
 pub mod descriptors;
 pub mod dns;
 pub mod gate;
+pub mod haproxy;
 pub mod hello;
 pub mod kube_api;
 pub mod soak;
