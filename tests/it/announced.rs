@@ -2,17 +2,18 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::sync::mpsc::{Receiver, channel};
 
 use snigate::config::{Config, HealthCheck};
-use snigate::proxy_protocol::{Ends, Version, read};
+use snigate::proxy_protocol::{Details, Ends, Version, read};
 use snigate::upstream::probe::{ProbeFailure, Prober, Report};
 
 use crate::support::certs::Authority;
 use crate::support::gate::{Gate, routing};
 use crate::support::hello::{hello, hello_of};
-use crate::support::tcp::{self, Refusing, Upstream};
+use crate::support::tcp::{self, End, Refusing, Unanswering, Upstream};
 use crate::support::tls::{Service, Talk, classic};
-use crate::support::tools;
+use crate::support::{PATIENCE, tools, wait_until};
 
 /// A gate whose upstream has these endpoints and expects this version.
 fn gate_before(endpoints: &[SocketAddr], version: &str, listener: &str) -> Gate {
@@ -101,21 +102,51 @@ fn the_binary_header_tells_name_protocol_and_id() {
     }
 }
 
+/// An upstream that says how much its first read of a connection took, and reads on to the end.
+fn telling_first_reads(listener: TcpListener) -> (Upstream, Receiver<usize>) {
+    let (reads, read) = channel();
+    let upstream = Upstream::serve(listener, move |mut stream, visit| {
+        let mut bytes = vec![0; 64 * 1024];
+        let count = stream.read(&mut bytes).unwrap();
+        visit.note(&bytes[..count]);
+        if visit.read_to_end(&mut stream) == End::Eof && count > 0 {
+            reads.send(count).unwrap();
+        }
+    });
+    (upstream, read)
+}
+
 #[test]
 fn header_and_hello_go_out_at_once() {
-    let (reads, read) = std::sync::mpsc::channel();
-    let upstream = Upstream::start(move |mut stream, visit| {
-        let mut bytes = vec![0; 64 * 1024];
-        reads.send(stream.read(&mut bytes).unwrap()).unwrap();
-        visit.read_to_end(&mut stream);
-    });
+    let (upstream, read) = telling_first_reads(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
     for version in ["v1", "v2"] {
         let gate = gate_before(&[upstream.address()], version, LOOPBACK);
         delivered(&gate, &upstream, &hello("a.test"));
         let log = gate.log.line(0);
-        assert_eq!(log["sent"].as_u64().unwrap(), read.recv().unwrap() as u64);
+        assert_eq!(log["sent"].as_u64().unwrap(), read.recv_timeout(PATIENCE).unwrap() as u64);
         assert!(log["sent"].as_u64().unwrap() > hello("a.test").len() as u64);
     }
+}
+
+#[test]
+fn header_and_hello_go_out_at_once_after_a_connect_that_took_its_time() {
+    let unanswering = Unanswering::new();
+    let yaml = routing([("a.test", unanswering.address())]);
+    let gate = Gate::start(&yaml.replace("up0: {", "up0: { proxy_protocol: v1, connect_timeout: 30s,"));
+    let (others, mut client) = (unanswering.asking(), tcp::connect(gate.address()));
+    let hello = hello("a.test");
+    client.write_all(&hello).unwrap();
+    tcp::finish(&client);
+    wait_until("the gate connects", || unanswering.asking() > others);
+    let (upstream, read) = telling_first_reads(unanswering.open());
+    tcp::read_to_end(&mut client);
+    let header = Version::V1.header(
+        &Ends { source: client.local_addr().unwrap(), destination: gate.address() },
+        &Details { authority: None, alpn: None, unique_id: "" },
+    );
+    assert_eq!(read.recv_timeout(PATIENCE).unwrap(), header.len() + hello.len());
+    let whole = [header, hello].concat();
+    assert!(upstream.visits().iter().any(|visit| visit.bytes() == whole));
 }
 
 #[test]

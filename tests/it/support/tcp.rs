@@ -227,7 +227,7 @@ impl Refusing {
 /// An address that answers no connect at all: its backlog is full and nobody accepts.
 pub struct Unanswering {
     address: SocketAddr,
-    _listener: Socket,
+    listener: Socket,
     _fillers: Vec<Socket>,
 }
 
@@ -245,11 +245,31 @@ impl Unanswering {
         let fillers: Vec<Socket> = (0..4).map(|_| filler()).collect();
         let address = address.as_socket().unwrap();
         wait_until("a backlog of one is full", || fillers.iter().any(|socket| socket.peer_addr().is_ok()));
-        Self { address, _listener: listener, _fillers: fillers }
+        Self { address, listener, _fillers: fillers }
     }
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+}
+
+impl Unanswering {
+    /// From now on it answers, also to who asked before: the kernel asks again after a second.
+    pub fn open(self) -> TcpListener {
+        self.listener.listen(128).unwrap();
+        self.listener.into()
+    }
+
+    /// How many wait for its answer.
+    pub fn asking(&self) -> usize {
+        let asked = format!(":{:04X}", self.address.port());
+        let table = fs::read_to_string("/proc/self/net/tcp").unwrap();
+        // 02 is SYN_SENT.
+        let asks = |line: &&str| {
+            let mut fields = line.split_whitespace().skip(2);
+            fields.next().is_some_and(|remote| remote.ends_with(&asked)) && fields.next() == Some("02")
+        };
+        table.lines().filter(asks).count()
     }
 }
 
