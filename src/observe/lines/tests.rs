@@ -2,6 +2,15 @@
 
 use super::*;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Instant;
+
+/// Does `step` until it has done what was wanted; not for ever.
+fn repeat_until_done(what: &str, mut step: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !step() {
+        assert!(Instant::now() < deadline, "not done in time: {what}");
+    }
+}
 
 /// A sink that keeps what is written.
 #[derive(Clone, Default)]
@@ -89,10 +98,11 @@ fn a_sink_that_fails_for_a_while_gets_every_line_whole() {
     [3, 0, 1, 0, 0].into_iter().for_each(|mood| moods.send(mood).unwrap());
     let lines = Lines::to(Moody { takes, memory: memory.clone() }).unwrap();
     let expected = push_numbers(&lines, 100);
-    // A flush ends with an attempt, also one that failed.
-    while memory.0.lock().unwrap().len() < expected.len() {
+    repeat_until_done("every line is written", || {
+        // It ends with an attempt, also one that failed.
         lines.flush();
-    }
+        memory.0.lock().unwrap().len() >= expected.len()
+    });
     assert_eq!(memory.text(), expected);
 }
 
@@ -107,8 +117,9 @@ fn what_waits_when_the_last_entry_goes_is_written() {
     let queue = Arc::downgrade(&clone.0.0);
     drop(clone);
     // The writer's thread holds it to its end.
-    while queue.strong_count() > 0 {
+    repeat_until_done("the writer ends", || {
         thread::yield_now();
-    }
+        queue.strong_count() == 0
+    });
     assert_eq!(memory.text(), expected);
 }
