@@ -61,6 +61,11 @@ pub fn serve(
     }
 }
 
+/// Writes down a client that is not served at all: its socket is gone, or about to be.
+pub fn turn_away(source: SocketAddr, listener: Arc<Listener>, tools: Rc<Tools>, reason: Reason) {
+    Record::open(source, listener, tools).close(End { reason, closed_by: ClosedBy::Snigate });
+}
+
 /// Everything before bytes flow; who is not admitted, or comes while we stop, has been told so when this returns.
 async fn begin(mut client: TcpStream, mut record: Record) -> (Record, Result<Box<Admitted>, End>) {
     let live = record.live().share();

@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep};
 use crate::config;
 use crate::connection::{self, Tools};
 use crate::crew::{Accepted, Crew};
+use crate::outcome::Reason;
 
 /// Connections that may wait to be accepted, of each worker; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -114,7 +115,10 @@ impl Reception {
                     self.adopt(returned);
                 }
             }
-            Err(error) => tracing::error!(%source, %error, "cannot hand a connection over"),
+            Err(error) => {
+                tracing::error!(%source, %error, "cannot hand a connection over");
+                self.turn_away(source, listener, Reason::Internal);
+            }
         }
     }
 
@@ -122,10 +126,18 @@ impl Reception {
     pub fn adopt(&self, Accepted { socket, source, listener, announced }: Accepted) {
         match TcpStream::from_std(socket) {
             Ok(client) => self.serve(client, source, listener),
-            Err(error) => tracing::error!(%source, %error, "cannot take a connection over"),
+            Err(error) => {
+                tracing::error!(%source, %error, "cannot take a connection over");
+                self.turn_away(source, listener, Reason::Internal);
+            }
         }
         // Counted by the table of live ones now.
         drop(announced);
+    }
+
+    /// Leaves a line for a client that is not served.
+    fn turn_away(&self, source: SocketAddr, listener: usize, reason: Reason) {
+        connection::turn_away(source, Arc::clone(&self.listeners[listener]), Rc::clone(&self.tools), reason);
     }
 
     /// In a task of its own.

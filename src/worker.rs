@@ -135,24 +135,17 @@ mod tests {
     use crate::config::{Config, LogFormat};
     use crate::observe::lines::tests::Memory;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
+    use std::os::fd::OwnedFd;
 
-    #[test]
-    fn a_worker_that_stops_serves_what_it_was_given_and_gives_back_what_comes_later() {
+    /// What a worker with the log `memory` starts with, and the other worker's view of both, with its inbox.
+    fn equipment(memory: &Memory) -> (Equipment, (Crew, Inbox)) {
         let yaml = "
             listeners: [{ address: '127.0.0.1:0' }]
             routes: [{ server_names: [a.test], upstream: up }]
             upstreams: { up: { endpoints: ['127.0.0.1:1'] } }";
         let config = Config::parse(yaml).unwrap();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let connection = || {
-            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-            let (accepted, source) = listener.accept().unwrap();
-            accepted.set_nonblocking(true).unwrap();
-            (client, accepted, source)
-        };
-        let memory = Memory::default();
         let mut crews = Crew::of(2);
-        let (other, _inbox) = crews.pop().unwrap();
+        let other = crews.pop().unwrap();
         let equipment = Equipment {
             listeners: config.listeners.into_iter().map(Arc::new).collect(),
             sockets: Vec::new(),
@@ -161,6 +154,29 @@ mod tests {
             log: AccessLog::new(LogFormat::Json, memory.clone()).unwrap(),
             ids: Ids::of_worker(0),
         };
+        (equipment, other)
+    }
+
+    /// The reason in each line of the log.
+    fn reasons(log: &AccessLog, memory: &Memory) -> Vec<String> {
+        log.flush();
+        let text = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
+        let reason =
+            |line| serde_json::from_str::<serde_json::Value>(line).unwrap()["reason"].as_str().unwrap().to_owned();
+        text.lines().map(reason).collect()
+    }
+
+    #[test]
+    fn a_worker_that_stops_serves_what_it_was_given_and_gives_back_what_comes_later() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let connection = || {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (accepted, source) = listener.accept().unwrap();
+            accepted.set_nonblocking(true).unwrap();
+            (client, accepted, source)
+        };
+        let memory = Memory::default();
+        let (equipment, (other, _inbox)) = equipment(&memory);
         let log = equipment.log.clone();
         let (runtime, sockets, reception, inbox) = prepare(equipment).unwrap();
         let (running, stop) = watch::channel(());
@@ -172,8 +188,21 @@ mod tests {
         let (_late, accepted, source) = connection();
         assert!(other.hand_over(0, accepted, source, 0).is_err(), "nobody is there to serve it");
         drop(runtime);
-        log.flush();
-        let text = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
-        assert_eq!((text.lines().count(), text.contains("\"reason\":\"drained\"")), (1, true), "{text}");
+        assert_eq!(reasons(&log, &memory), ["drained"]);
+    }
+
+    #[test]
+    fn what_was_handed_over_and_cannot_be_served_leaves_its_line() {
+        let memory = Memory::default();
+        let (equipment, (other, _inbox)) = equipment(&memory);
+        let log = equipment.log.clone();
+        let (runtime, _, reception, mut inbox) = prepare(equipment).unwrap();
+        // epoll takes no plain file, as it takes no socket when its memory has run out.
+        let file = TcpStream::from(OwnedFd::from(tempfile::tempfile().unwrap()));
+        file.set_nonblocking(true).unwrap();
+        other.hand_over(0, file, (Ipv4Addr::LOCALHOST, 1).into(), 0).unwrap();
+        runtime.block_on(async { reception.adopt(inbox.recv().await.unwrap()) });
+        assert_eq!(reasons(&log, &memory), ["internal"]);
+        assert_eq!(reception.crew.open(), 0);
     }
 }
