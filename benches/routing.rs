@@ -11,7 +11,7 @@ use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, criterion_group, criterion_main};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use snigate::hello::Sni;
-use snigate::routing::{Decision, Route, RouteTable, SourceList, UpstreamId};
+use snigate::routing::{Decision, Route, RouteLimits, RouteTable, SourceList, UpstreamId};
 
 const SOURCE: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 7));
 
@@ -36,6 +36,7 @@ fn route(name: &str, upstream: UpstreamId, sources: SourceList) -> Route {
         idle_timeout: Duration::from_secs(86_400),
         half_close_timeout: Duration::from_secs(60),
         allow_short_idle: false,
+        limits: RouteLimits::default(),
     }
 }
 

@@ -44,6 +44,7 @@ pub(super) fn assemble(document: Document, collector: &Collector) -> Config {
         listeners: listeners(document.listeners, &sound, collector),
         routes,
         upstreams: document.upstreams,
+        limits: document.limits,
         dns: document.dns,
         log: document.log,
         workers: document.workers,
@@ -123,6 +124,7 @@ fn route(entry: &RouteEntry, name: Arc<str>, upstream: UpstreamId) -> Route {
         idle_timeout: entry.idle_timeout,
         half_close_timeout: entry.half_close_timeout,
         allow_short_idle: entry.allow_short_idle,
+        limits: entry.limits.clone(),
     }
 }
 

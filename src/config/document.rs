@@ -16,9 +16,11 @@ use tracing::Level;
 use super::mistakes::Collector;
 use super::section::{Node, Section};
 use super::{
-    Dns, ListenAddress, Log, LogFormat, Networks, Reject, TrustedProxies, Upstream, proxy_protocol, upstream, values,
+    Dns, Limits, ListenAddress, Log, LogFormat, Networks, Reject, TrustedProxies, Upstream, limits, proxy_protocol,
+    upstream, values,
 };
 use crate::hello::{AlpnProtocol, LARGEST_CLIENT_HELLO};
+use crate::routing::RouteLimits;
 use crate::server_name::ServerNamePattern;
 
 pub(super) struct Document {
@@ -27,6 +29,7 @@ pub(super) struct Document {
     pub(super) listeners_known: bool,
     pub(super) routes: Vec<RouteEntry>,
     pub(super) upstreams: Vec<Upstream>,
+    pub(super) limits: Limits,
     pub(super) dns: Dns,
     pub(super) log: Log,
     pub(super) workers: NonZeroUsize,
@@ -58,6 +61,7 @@ pub(super) struct RouteEntry {
     pub(super) idle_timeout: Duration,
     pub(super) half_close_timeout: Duration,
     pub(super) allow_short_idle: bool,
+    pub(super) limits: RouteLimits,
 }
 
 pub(super) const REJECT: [(&str, Reject); 3] =
@@ -94,6 +98,7 @@ pub(super) fn read(tree: &Value, collector: &Collector) -> Option<Document> {
             listeners,
             routes: route_nodes.iter().filter_map(|node| route(node, collector)).collect(),
             upstreams: upstream_nodes.iter().map(|(name, node)| upstream::read(name, node)).collect(),
+            limits: keys.optional("limits").and_then(|node| limits::read(&node)).unwrap_or_default(),
             dns: keys.optional("dns").and_then(|node| dns(&node)).unwrap_or_default(),
             log: keys.optional("log").and_then(|node| log(&node)).unwrap_or(DEFAULT_LOG),
             workers: keys.value("workers", cores(), values::count(1024)),
@@ -160,6 +165,7 @@ fn route(node: &Node<'_>, collector: &Collector) -> Option<RouteEntry> {
             idle_timeout: keys.value("idle_timeout", DAY, values::duration(SHORTEST, MONTH)),
             half_close_timeout: keys.value("half_close_timeout", MINUTE, values::duration(SHORTEST, MONTH)),
             allow_short_idle: keys.value("allow_short_idle", false, values::boolean),
+            limits: limits::of_route(keys),
             server_names,
             no_server_name,
         }

@@ -3,8 +3,8 @@
 //! Read top to bottom: `tree` turns text into a YAML tree, `document` reads the tree's sections key by key (with
 //! `section` for mappings and `values` for single values), `check` compares the parts with one another and builds the
 //! route tables, `warnings` looks for what is allowed and yet probably not meant. None of them stops at the first
-//! mistake. (`health_check` is a large section of `document`, and `credentials` reads the PEM files that it names;
-//! `files` notices when files change.)
+//! mistake. (`health_check`, `limits` and `proxy_protocol` are sections of `document`; `credentials` reads the PEM files
+//! that the first names, and `files` notices when files change.)
 //! `print` is the way back: a [`Config`] displays as the YAML that it is in effect.
 
 mod check;
@@ -13,6 +13,7 @@ mod difference;
 mod document;
 pub mod files;
 mod health_check;
+mod limits;
 mod mistakes;
 mod print;
 mod proxy_protocol;
@@ -35,6 +36,7 @@ use ipnet::IpNet;
 
 pub use difference::Difference;
 pub use health_check::{Authorities, ClientFiles, HealthCheck, HttpQuestion, Pin, Question, TlsQuestion};
+pub use limits::Limits;
 pub use mistakes::{LoadError, Mistake, Mistakes};
 pub(crate) use mistakes::{counted, suggestion};
 pub use proxy_protocol::TrustedProxies;
@@ -57,6 +59,8 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     /// Where they can go; [`crate::routing::UpstreamId`] counts in this list.
     pub upstreams: Vec<Upstream>,
+    /// How much there may be of everything.
+    pub limits: Limits,
     /// Who is asked for names.
     pub dns: Dns,
     /// What is logged, and how.

@@ -6,8 +6,10 @@ use super::document::{LOG_FORMAT, LOG_LEVEL, REJECT};
 use super::proxy_protocol::ANNOUNCED;
 use super::upstream::{BALANCE, ESTABLISHED};
 use super::values::{Span, display_size};
-use super::{Authorities, Config, EndpointAddress, HealthCheck, Listener, Networks, Question, TlsQuestion, Upstream};
-use crate::routing::Route;
+use super::{
+    Authorities, Config, EndpointAddress, HealthCheck, Limits, Listener, Networks, Question, TlsQuestion, Upstream,
+};
+use crate::routing::{Route, RouteLimits};
 
 impl Display for Config {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
@@ -19,6 +21,7 @@ impl Display for Config {
         }
         f.write_str("upstreams:\n")?;
         self.upstreams.iter().try_for_each(|upstream| write_upstream(f, upstream))?;
+        write_limits(f, &self.limits)?;
         match self.dns.servers.as_slice() {
             [] => writeln!(f, "# dns: as in /etc/resolv.conf")?,
             servers => writeln!(f, "dns:\n  servers: {}", list(servers))?,
@@ -66,7 +69,37 @@ pub(super) fn write_route(f: &mut dyn Write, route: &Route, networks: &Networks,
     write_networks(f, networks)?;
     writeln!(f, "    idle_timeout: {}", Span(route.idle_timeout))?;
     writeln!(f, "    half_close_timeout: {}", Span(route.half_close_timeout))?;
-    writeln!(f, "    allow_short_idle: {}", route.allow_short_idle)
+    writeln!(f, "    allow_short_idle: {}", route.allow_short_idle)?;
+    write_route_limits(f, &route.limits)
+}
+
+fn write_route_limits(f: &mut Formatter<'_>, limits: &RouteLimits) -> fmt::Result {
+    if *limits == RouteLimits::default() {
+        return writeln!(f, "    # limits: none");
+    }
+    writeln!(f, "    limits:")?;
+    write_limit(f, "      ", "connections", limits.connections.as_ref())?;
+    write_limit(f, "      ", "per_source", limits.per_source.as_ref())?;
+    write_limit(f, "      ", "rate", limits.rate.as_ref())
+}
+
+fn write_limits(f: &mut Formatter<'_>, limits: &Limits) -> fmt::Result {
+    writeln!(f, "limits:")?;
+    match limits.max_connections {
+        None => writeln!(f, "  # max_connections: as many as open files allow")?,
+        Some(most) => writeln!(f, "  max_connections: {most}")?,
+    }
+    writeln!(f, "  undecided: {}\n  undecided_per_source: {}", limits.undecided, limits.undecided_per_source)?;
+    write_limit(f, "  ", "per_source", limits.per_source.as_ref())?;
+    write_limit(f, "  ", "rate_per_source", limits.rate_per_source.as_ref())?;
+    writeln!(f, "  relay_memory: {}", display_size(limits.relay_memory))
+}
+
+fn write_limit(f: &mut Formatter<'_>, indent: &str, key: &str, limit: Option<&impl Display>) -> fmt::Result {
+    match limit {
+        None => writeln!(f, "{indent}# {key}: any number"),
+        Some(most) => writeln!(f, "{indent}{key}: {most}"),
+    }
 }
 
 fn write_networks(f: &mut dyn Write, networks: &Networks) -> fmt::Result {

@@ -1,4 +1,5 @@
 mod health_check;
+mod limits;
 mod proxy_protocol;
 
 use proptest::prelude::*;
@@ -131,7 +132,7 @@ fn keys_are_known_and_given_once() {
         (with_top("worker: 2"), &["worker: unknown key; did you mean `workers`?"]),
         (
             with_top("admin: { address: '127.0.0.1:9901' }"),
-            &["admin: unknown key; known here: `listeners`, `routes`, `upstreams`, `dns`, `log`, `workers`"],
+            &["admin: unknown key; known here: `listeners`, `routes`, `upstreams`, `limits`, `dns`, `log`, `workers`"],
         ),
         (
             with_top("log: !color { format: json }"),
@@ -139,11 +140,13 @@ fn keys_are_known_and_given_once() {
         ),
         (
             with_top("7: x"),
-            &["7: unknown key; known here: `listeners`, `routes`, `upstreams`, `dns`, `log`, `workers`"],
+            &["7: unknown key; known here: `listeners`, `routes`, `upstreams`, `limits`, `dns`, `log`, `workers`"],
         ),
         (
             with_top("'a.b': x"),
-            &[r#"["a.b"]: unknown key; known here: `listeners`, `routes`, `upstreams`, `dns`, `log`, `workers`"#],
+            &[
+                r#"["a.b"]: unknown key; known here: `listeners`, `routes`, `upstreams`, `limits`, `dns`, `log`, `workers`"#,
+            ],
         ),
         (
             with_listener_key("reject_with: close"),

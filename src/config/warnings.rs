@@ -2,12 +2,15 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::check::belongs;
 use super::values::Span;
-use super::{Config, EndpointAddress, Established, Listener, Question, TrustedProxies, Upstream, counted, tree};
+use super::{
+    Config, EndpointAddress, Established, Limits, Listener, Question, TrustedProxies, Upstream, counted, tree,
+};
 use crate::routing::{Claim, UpstreamId};
 use crate::server_name::ServerNamePattern;
 
@@ -40,6 +43,7 @@ pub(super) fn of(config: &Config) -> Vec<Warning> {
         routes(config, place, &mut warnings);
     }
     unreached(config, &mut warnings);
+    limits(config, &mut warnings);
     for (place, _) in config.upstreams.iter().enumerate() {
         upstreams(config, UpstreamId(place), &mut warnings);
     }
@@ -79,6 +83,29 @@ fn routes(config: &Config, place: usize, warnings: &mut Vec<Warning>) {
         let message =
             format!("{idle} without a byte cuts `kubectl logs -f` of a container that logs nothing for so long");
         warn(warnings, format!("routes[{place}].idle_timeout"), message);
+    }
+}
+
+/// Limits for each source that the limit for all of them makes idle. A default is nobody's mistake.
+fn limits(config: &Config, warnings: &mut Vec<Warning>) {
+    let (limits, default) = (&config.limits, Limits::default());
+    let per_source = Some(limits.undecided_per_source).filter(|limit| *limit != default.undecided_per_source);
+    covered("limits", ("undecided_per_source", per_source), ("undecided", Some(limits.undecided)), warnings);
+    covered("limits", ("per_source", limits.per_source), ("max_connections", limits.max_connections), warnings);
+    for (place, route) in config.routes.iter().enumerate() {
+        let (limits, path) = (&route.limits, format!("routes[{place}].limits"));
+        covered(&path, ("per_source", limits.per_source), ("connections", limits.connections), warnings);
+    }
+}
+
+type Limit<'l> = (&'l str, Option<NonZeroUsize>);
+
+fn covered(path: &str, (one_key, one): Limit<'_>, (all_key, all): Limit<'_>, warnings: &mut Vec<Warning>) {
+    if let (Some(one), Some(all)) = (one, all)
+        && one >= all
+    {
+        let message = format!("{one} is no limit beside `{all_key}: {all}`: one source can have all of them");
+        warn(warnings, format!("{path}.{one_key}"), message);
     }
 }
 

@@ -16,6 +16,7 @@
 
 mod ambiguity;
 mod explain;
+mod limits;
 mod reach;
 mod sources;
 mod table;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 pub use ambiguity::Ambiguity;
 pub use explain::Explanation;
+pub use limits::{Rate, RouteLimits};
 pub use reach::{Unreached, WhyUnreached};
 pub use sources::{SourceList, SourceVerdict};
 pub use table::RouteTable;
@@ -60,6 +62,8 @@ pub struct Route {
     pub half_close_timeout: Duration,
     /// Whether an `idle_timeout` below a minute is meant.
     pub allow_short_idle: bool,
+    /// How many connections it takes, and how fast.
+    pub limits: RouteLimits,
 }
 
 /// An upstream's place in the list of configured and of running upstreams.

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::{Route, RouteTable, SourceList, UpstreamId};
+use super::{Route, RouteLimits, RouteTable, SourceList, UpstreamId};
 use crate::hello::{AlpnProtocol, Sni};
 use crate::server_name::ServerName;
 
@@ -35,6 +35,7 @@ pub(super) fn route(name: &str, names: &str) -> Draft {
             idle_timeout: Duration::from_secs(86_400),
             half_close_timeout: Duration::from_secs(60),
             allow_short_idle: false,
+            limits: RouteLimits::default(),
         },
     }
 }
