@@ -13,6 +13,7 @@
 //!  4  connection     the story: one connection from accept to outcome
 //!  3  relay          two directions; half-close; resets; idle
 //!     upstream       endpoints, picking, connecting
+//!     limits         permits: all, undecided, per source, per route; what fits
 //!     observe        access log, live connections
 //!  2  config         YAML → `Config` of parsed types; all mistakes at once
 //!  1  routing        route table, source lists, decision          pure: no I/O, no tokio
@@ -31,6 +32,7 @@ pub mod connection;
 pub mod control;
 pub mod crew;
 pub mod hello;
+pub mod limits;
 pub mod listener;
 pub mod observe;
 pub mod outcome;

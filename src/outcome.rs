@@ -156,6 +156,18 @@ reasons! {
     AlpnDenied = "alpn_denied" by Client,
     /// No endpoint has proved who it is, as the upstream's `health_check` wants.
     EndpointUnverified = "endpoint_unverified" by Upstream,
+    /// As many connections are open as there may be, or the kernel has nothing left for one more.
+    LimitGlobal = "limit_global" by Client,
+    /// Too many connections have no route yet, and this one had waited longest; or their hellos take too much memory.
+    LimitUndecided = "limit_undecided" by Client,
+    /// The source has as many connections as it may, in all or on this route.
+    LimitSource = "limit_source" by Client,
+    /// The route has as many connections as it may.
+    LimitRoute = "limit_route" by Client,
+    /// The source brings new connections faster than it may.
+    RateSource = "rate_source" by Client,
+    /// New connections of the route come faster than they may.
+    RateRoute = "rate_route" by Client,
     /// Too many connects to the upstream were under way.
     UpstreamBusy = "upstream_busy" by Upstream,
     /// The endpoint answered the connect with a RST.

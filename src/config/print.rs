@@ -73,7 +73,7 @@ pub(super) fn write_route(f: &mut dyn Write, route: &Route, networks: &Networks,
     write_route_limits(f, &route.limits)
 }
 
-fn write_route_limits(f: &mut Formatter<'_>, limits: &RouteLimits) -> fmt::Result {
+fn write_route_limits(f: &mut dyn Write, limits: &RouteLimits) -> fmt::Result {
     if *limits == RouteLimits::default() {
         return writeln!(f, "    # limits: none");
     }
@@ -83,7 +83,7 @@ fn write_route_limits(f: &mut Formatter<'_>, limits: &RouteLimits) -> fmt::Resul
     write_limit(f, "      ", "rate", limits.rate.as_ref())
 }
 
-fn write_limits(f: &mut Formatter<'_>, limits: &Limits) -> fmt::Result {
+fn write_limits(f: &mut dyn Write, limits: &Limits) -> fmt::Result {
     writeln!(f, "limits:")?;
     match limits.max_connections {
         None => writeln!(f, "  # max_connections: as many as open files allow")?,
@@ -95,7 +95,7 @@ fn write_limits(f: &mut Formatter<'_>, limits: &Limits) -> fmt::Result {
     writeln!(f, "  relay_memory: {}", display_size(limits.relay_memory))
 }
 
-fn write_limit(f: &mut Formatter<'_>, indent: &str, key: &str, limit: Option<&impl Display>) -> fmt::Result {
+fn write_limit(f: &mut dyn Write, indent: &str, key: &str, limit: Option<&impl Display>) -> fmt::Result {
     match limit {
         None => writeln!(f, "{indent}# {key}: any number"),
         Some(most) => writeln!(f, "{indent}{key}: {most}"),

@@ -29,6 +29,7 @@ const LAYERS: &[&str] = &[
     "routing",
     "config",
     "observe",
+    "limits",
     "upstream",
     "relay",
     "connection",

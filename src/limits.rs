@@ -1,0 +1,191 @@
+//! How much there may be of everything, so that no client can use the gate up.
+//!
+//! - [`Plan`]: what fits into the process, computed before it starts and told in the log.
+//! - [`Undecided`]: the connections of a worker that have no route yet. At the cap the oldest of them goes.
+//! - [`Limits`]: what workers share: connections and rates for each source and each route. All of it is guarded by
+//!   permits, which undo on drop what they counted.
+//!
+//! A source is an IPv4 address, or an IPv6 network of 64 bits, since a host has all addresses of one.
+
+mod plan;
+mod rate;
+mod sources;
+mod undecided;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::outcome::Reason;
+use crate::routing::{Route, RouteLimits};
+pub use plan::{DoesNotFit, Plan, Share};
+use rate::{Pace, SharedPace};
+use sources::{Source, Sources};
+pub use undecided::{Place, Undecided};
+
+/// What one read of a relay takes when the memory of all of them is used up.
+pub const SCARCE_READ: usize = 4 * 1024;
+
+/// What is counted for all workers together.
+#[derive(Debug)]
+pub struct Limits {
+    started: Instant,
+    sources: Sources,
+    undecided_per_source: usize,
+    per_source: Option<NonZeroUsize>,
+    rate_per_source: Option<Pace>,
+    /// Those with limits.
+    routes: HashMap<Arc<str>, Arc<LimitedRoute>>,
+}
+
+#[derive(Debug)]
+struct LimitedRoute {
+    limits: RouteLimits,
+    open: AtomicUsize,
+    sources: Option<Sources>,
+    pace: Option<SharedPace>,
+}
+
+/// What a connection is counted in while it is open; nothing, where nothing limits it.
+#[derive(Debug, Default)]
+pub struct Permits(Option<Box<Counted>>);
+
+#[derive(Debug, Default)]
+struct Counted {
+    source: Option<(Arc<Limits>, Source)>,
+    route: Option<RoutePermit>,
+}
+
+#[derive(Debug)]
+struct RoutePermit {
+    route: Arc<LimitedRoute>,
+    source: Option<Source>,
+}
+
+impl Limits {
+    /// The limits of a configuration, for as many connections as the plan says.
+    pub fn new(config: &Config, plan: &Plan) -> Self {
+        let limits = &config.limits;
+        let limited = config.routes.iter().filter(|route| route.limits != RouteLimits::default());
+        let route = |route: &Arc<Route>| {
+            let limits = route.limits.clone();
+            let most = limits.connections.map_or(plan.connections(), |most| most.get().min(plan.connections()));
+            let limited = LimitedRoute {
+                open: AtomicUsize::new(0),
+                sources: limits.per_source.map(|_| Sources::for_connections(most)),
+                pace: limits.rate.map(SharedPace::new),
+                limits,
+            };
+            (Arc::clone(&route.name), Arc::new(limited))
+        };
+        Self {
+            started: Instant::now(),
+            sources: Sources::for_connections(plan.connections()),
+            undecided_per_source: limits.undecided_per_source.get(),
+            per_source: limits.per_source,
+            rate_per_source: limits.rate_per_source.map(Pace::of),
+            routes: limited.map(route).collect(),
+        }
+    }
+
+    /// Time since the beginning, which is all that paces need to know.
+    fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Counts a new connection of `source`.
+    fn take_source(&self, source: Source) -> Taken {
+        let now = self.now();
+        self.sources.with(source, now, |slot| {
+            slot.undecided += 1;
+            let refused = if self.rate_per_source.is_some_and(|pace| !pace.take(&mut slot.due, now)) {
+                Some(Reason::RateSource)
+            } else if self.per_source.is_some_and(|most| slot.open as usize >= most.get()) {
+                Some(Reason::LimitSource)
+            } else {
+                slot.open += u32::from(self.per_source.is_some());
+                None
+            };
+            let crowded = slot.undecided as usize > self.undecided_per_source;
+            Taken { counted: true, crowded, refused }
+        })
+    }
+
+    /// Counts a connection in its route.
+    ///
+    /// # Errors
+    /// The limit of the route that is reached.
+    pub fn admit(&self, permits: &mut Permits, route: &Route, source: IpAddr) -> Result<(), Reason> {
+        if route.limits == RouteLimits::default() {
+            return Ok(());
+        }
+        // Every route with limits is here: both come from one configuration.
+        let Some(limited) = self.routes.get(&route.name) else { return Ok(()) };
+        let permit = limited.take(source, self.now())?;
+        permits.0.get_or_insert_default().route = Some(permit);
+        Ok(())
+    }
+}
+
+/// What became of a new connection of a source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Taken {
+    /// There was a slot to count it in.
+    counted: bool,
+    /// The source has more undecided connections than it may.
+    crowded: bool,
+    /// It may not have one more, and why.
+    refused: Option<Reason>,
+}
+
+impl LimitedRoute {
+    fn take(self: &Arc<Self>, source: IpAddr, now: Duration) -> Result<RoutePermit, Reason> {
+        // Undone on drop, whatever is refused after it.
+        let before = self.open.fetch_add(1, Ordering::Relaxed);
+        let mut permit = RoutePermit { route: Arc::clone(self), source: None };
+        if self.limits.connections.is_some_and(|most| before >= most.get()) {
+            return Err(Reason::LimitRoute);
+        }
+        if let (Some(sources), Some(most)) = (&self.sources, self.limits.per_source) {
+            let source = Source::of(source);
+            let room = sources.with(source, now, |slot| {
+                let room = (slot.open as usize) < most.get();
+                slot.open += u32::from(room);
+                Taken { counted: room, refused: (!room).then_some(Reason::LimitSource), ..Taken::default() }
+            });
+            permit.source = room.counted.then_some(source);
+            room.refused.map_or(Ok(()), Err)?;
+        }
+        // Last, so that a connection refused for another reason does not use the rate up.
+        match &self.pace {
+            Some(pace) if !pace.take(now) => Err(Reason::RateRoute),
+            _ => Ok(permit),
+        }
+    }
+}
+
+impl Drop for RoutePermit {
+    fn drop(&mut self) {
+        self.route.open.fetch_sub(1, Ordering::Relaxed);
+        if let (Some(sources), Some(source)) = (&self.route.sources, self.source) {
+            sources.close(source);
+        }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some((limits, source)) = &self.source {
+            limits.sources.close(*source);
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;
