@@ -98,7 +98,7 @@ impl Admitted {
         let Self { client, route, upstream, replay } = *self;
         record.relaying(&route);
         record.live().heed(upstream.lease.notice());
-        (Relay::new(client, upstream.socket, upstream.user_timeout, replay), upstream.lease)
+        (Relay::new(client, upstream.socket, upstream.user_timeout, replay, &record.tools().pipes), upstream.lease)
     }
 }
 

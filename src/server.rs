@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
+use rustix::process::{Resource, getrlimit};
 use tokio::sync::watch;
 
 use crate::config::{self, Config};
 use crate::connection::Ids;
 use crate::control;
 use crate::crew::Crew;
+use crate::limits::{DoesNotFit, Plan};
 use crate::listener;
 use crate::observe::access_log::AccessLog;
 use crate::routing::UpstreamId;
@@ -22,6 +24,7 @@ use crate::worker::{self, Equipment};
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<(Arc<str>, SocketAddr)>,
+    plan: Plan,
     threads: Vec<JoinHandle<()>>,
     /// Kept up to date for as long as they are here.
     _upstreams: Vec<Running>,
@@ -43,6 +46,9 @@ pub enum StartError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// There is no room for so many connections.
+    #[error(transparent)]
+    DoesNotFit(#[from] DoesNotFit),
     /// A thread or its runtime cannot be made.
     #[error("cannot start a thread")]
     Worker(#[from] io::Error),
@@ -68,7 +74,7 @@ impl Server {
     /// Binds every listener for every worker, then starts the workers; returns when all of them accept.
     ///
     /// # Errors
-    /// When an address cannot be bound or a worker cannot start; nothing runs then.
+    /// When there is no room for the connections, an address cannot be bound, or a worker cannot start; nothing runs then.
     pub fn start(config: &Config, log: AccessLog) -> Result<Self, StartError> {
         let workers = config.workers.get();
         let (running, keepers): (Vec<_>, Vec<_>) = config
@@ -77,6 +83,8 @@ impl Server {
             .enumerate()
             .map(|(place, upstream)| Keeper::of(upstream, RouteNames::of(&config.routes, UpstreamId(place))))
             .unzip();
+        let plan = Plan::of(config, getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))?;
+        let (upstreams, keepers): (Vec<_>, Vec<_>) = config.upstreams.iter().map(Keeper::of).unzip();
         let mut addresses = Vec::new();
         let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
         config.listeners.iter().try_for_each(|listener| listener::probe(listener).map_err(cannot_bind(listener)))?;
@@ -88,6 +96,7 @@ impl Server {
         let listeners: Vec<_> = config.listeners.iter().cloned().map(Arc::new).collect();
         let mut server =
             Self { addresses, threads: Vec::new(), _upstreams: running, running: watch::Sender::new(()), log };
+        let mut server = Self { addresses, plan, threads: Vec::new(), running: watch::Sender::new(()), log };
         server.threads.push(control::start(keepers, &config.dns, server.running.subscribe())?);
         for (number, (sockets, crew)) in sockets.into_iter().zip(Crew::of(workers)).enumerate() {
             let equipment = Equipment {
@@ -95,6 +104,8 @@ impl Server {
                 sockets,
                 crew,
                 upstreams: server._upstreams.iter().map(|running: &Running| Arc::clone(running.upstream())).collect(),
+                upstreams: upstreams.clone(),
+                share: server.plan.share(),
                 log: server.log.clone(),
                 ids: Ids::of_worker(number),
             };
@@ -106,6 +117,11 @@ impl Server {
     /// Each listener's name and the address it really has: with port 0, the port that the kernel chose.
     pub fn addresses(&self) -> &[(Arc<str>, SocketAddr)] {
         &self.addresses
+    }
+
+    /// How many connections there may be, and what that takes.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
     }
 
     /// Stops accepting, ends what is open with the reason `drained`, and returns when all of it is closed and logged.

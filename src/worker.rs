@@ -18,6 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use crate::config;
 use crate::connection::{Ids, Tools};
 use crate::crew::{Crew, Inbox};
+use crate::limits::Share;
 use crate::listener::{self, Reception};
 use crate::observe::access_log::AccessLog;
 use crate::observe::live::{LiveTable, TICK};
@@ -42,6 +43,8 @@ pub struct Equipment {
     pub crew: (Crew, Inbox),
     /// The running upstreams, in the order of the configuration.
     pub upstreams: Vec<Arc<Upstream>>,
+    /// What it has of what is limited.
+    pub share: Share,
     /// Where ended connections are written down.
     pub log: AccessLog,
     /// Names its connections.
@@ -78,7 +81,7 @@ fn prepare(equipment: Equipment) -> io::Result<(LocalRuntime, Vec<TcpListener>, 
     let tools = Tools {
         upstreams: equipment.upstreams,
         scratch: Scratch::new(),
-        pipes: Pipes::default(),
+        pipes: Pipes::new(equipment.share.pipes, equipment.share.relay_memory),
         live: Rc::new(LiveTable::counted_in(crew.counter())),
         log: equipment.log,
         ids: equipment.ids,
@@ -133,6 +136,7 @@ async fn adopt(mut inbox: Inbox, reception: Rc<Reception>, mut stop: watch::Rece
 mod tests {
     use super::*;
     use crate::config::{Config, LogFormat};
+    use crate::limits::Plan;
     use crate::observe::lines::tests::Memory;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
     use std::os::fd::OwnedFd;
@@ -147,10 +151,11 @@ mod tests {
         let mut crews = Crew::of(2);
         let other = crews.pop().unwrap();
         let equipment = Equipment {
-            listeners: config.listeners.into_iter().map(Arc::new).collect(),
+            listeners: config.listeners.iter().cloned().map(Arc::new).collect(),
             sockets: Vec::new(),
             crew: crews.pop().unwrap(),
             upstreams: Vec::new(),
+            share: Plan::of(&config, 1024).unwrap().share(),
             log: AccessLog::new(LogFormat::Json, memory.clone()).unwrap(),
             ids: Ids::of_worker(0),
         };

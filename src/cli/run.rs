@@ -56,6 +56,13 @@ fn serve(config: &Config, path: &Path) -> anyhow::Result<ExitCode> {
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut stop = control.block_on(async { StopSignals::install() })?;
     let server = Server::start(config, log)?;
+    let plan = server.plan();
+    tracing::info!(
+        max_connections = plan.connections(),
+        open_files = plan.sum(),
+        memory = plan.memory(),
+        "limits, computed from the configuration and the limit of open files"
+    );
     for (listener, address) in server.addresses() {
         tracing::info!(%listener, %address, "listening");
     }

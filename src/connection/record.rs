@@ -347,7 +347,7 @@ mod tests {
         Rc::new(Tools {
             upstreams: Vec::new(),
             scratch: Scratch::new(),
-            pipes: Pipes::default(),
+            pipes: Pipes::new(0, 0),
             live: Rc::new(LiveTable::default()),
             log: AccessLog::new(LogFormat::Json, memory.clone()).unwrap(),
             ids: Ids { prefix: "a-b-".into(), next: Cell::new(0) },

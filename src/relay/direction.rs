@@ -7,11 +7,12 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::READ_SIZE;
+use super::memory::Undelivered;
 use super::nearness::Queues;
 use super::pipe::{Pipe, Pipes};
 use crate::observe::live::Live;
@@ -43,7 +44,7 @@ pub(super) struct Turn<'t, 'cx> {
 pub(super) struct Direction {
     from: Side,
     /// Read, but not yet accepted by the other side.
-    undelivered: Bytes,
+    undelivered: Undelivered,
     /// Only while bulk is under way.
     pipe: Option<Box<Pipe>>,
     /// Full reads in a row.
@@ -64,7 +65,7 @@ enum Stage {
 }
 
 impl Direction {
-    pub(super) fn new(from: Side, undelivered: Bytes) -> Self {
+    pub(super) fn new(from: Side, undelivered: Undelivered) -> Self {
         Self {
             from,
             undelivered,
@@ -104,13 +105,11 @@ impl Direction {
 
     /// Offers the other side what it has not taken yet, from memory or from the pipe; only one of them holds bytes.
     fn poll_deliver(&mut self, to: &mut TcpStream, turn: &mut Turn<'_, '_>) -> Poll<io::Result<()>> {
-        while !self.undelivered.is_empty() {
-            let accepted = ready!(Pin::new(&mut *to).poll_write(turn.cx, &self.undelivered))?;
+        while let Some(bytes) = self.undelivered.bytes() {
+            let accepted = ready!(Pin::new(&mut *to).poll_write(turn.cx, bytes))?;
             self.undelivered.advance(accepted);
             turn.live.count(self.from, accepted);
         }
-        // Gives the allocation back: an empty view would keep it.
-        self.undelivered = Bytes::new();
         while let Some(pipe) = self.pipe.as_mut().filter(|pipe| !pipe.is_empty()) {
             ready!(to.poll_write_ready(turn.cx))?;
             match to.try_io(Interest::WRITABLE, || pipe.drain(&*to)) {
@@ -122,10 +121,10 @@ impl Direction {
         Poll::Ready(Ok(()))
     }
 
-    /// The empty pipe to splice through, if the direction proved to be bulk and there is one.
+    /// The empty pipe to splice through, if the direction proved to be bulk, and there is one and room for what it holds.
     fn pipe_for_bulk(&mut self, from: &TcpStream, to: &TcpStream, turn: &Turn<'_, '_>) -> Option<Box<Pipe>> {
         let known = self.pipe.take();
-        if self.streak < BULK_STREAK {
+        if self.streak < BULK_STREAK || turn.pipes.memory().room() < READ_SIZE {
             return None;
         }
         if known.is_none() {
@@ -164,7 +163,8 @@ impl Direction {
         to: &mut TcpStream,
         turn: &mut Turn<'_, '_>,
     ) -> Poll<Result<usize, Failure>> {
-        let mut unread = ReadBuf::new(turn.buffer);
+        let memory = turn.pipes.memory();
+        let mut unread = ReadBuf::new(&mut turn.buffer[..memory.read_size()]);
         let result = ready!(Pin::new(from).poll_read(turn.cx, &mut unread));
         let bytes = unread.filled();
         self.after_read(result.map(|()| bytes.len())).map_err(Failure::Read)?;
@@ -175,7 +175,7 @@ impl Direction {
                 Poll::Pending => 0,
             };
             turn.live.count(self.from, accepted);
-            self.undelivered = Bytes::copy_from_slice(&bytes[accepted..]);
+            self.undelivered = Undelivered::new(Bytes::copy_from_slice(&bytes[accepted..]), memory);
         }
         Poll::Ready(Ok(bytes.len()))
     }
@@ -202,7 +202,7 @@ impl Direction {
     /// Gives the direction up: the side it leads to is gone.
     pub(super) fn abandon(&mut self) {
         self.stage = Stage::Done;
-        self.undelivered = Bytes::new();
+        self.undelivered = Undelivered::default();
         self.pipe = None;
     }
 

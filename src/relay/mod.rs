@@ -3,10 +3,12 @@
 //! A FIN from one side becomes `shutdown(Write)` on the other once everything before it was delivered, and the reverse
 //! goes on. When a side breaks off (a reset, or a peer that no longer answers), what it had still sent is read to its
 //! end and delivered; then the other side is reset. An idle relay holds no buffer: bytes pass through the worker's
-//! [`Scratch`], and memory is taken only for what the other side did not accept.
+//! [`Scratch`], and memory is taken only for what the other side did not accept. What all relays of a worker hold, in
+//! memory and in pipes, is bounded: beyond that they read a little at a time.
 
 mod closing;
 mod direction;
+mod memory;
 mod nearness;
 mod pipe;
 #[cfg(test)]
@@ -25,6 +27,7 @@ use crate::outcome::{ClosedBy, Reason, Side};
 use crate::upstream::{UserTimeout, keep_alive};
 pub use closing::{close_gently, close_with_reset, send_then_close};
 use direction::{Direction, Failure, Turn};
+use memory::Undelivered;
 pub use pipe::Pipes;
 
 /// Bytes that one read takes at most: large enough to be cheap, small enough that one stalled reader holds little.
@@ -84,9 +87,16 @@ pub struct Relay {
 
 impl Relay {
     /// A relay that first delivers `replay` to the upstream: what was read from the client before, and is not sent yet.
-    pub fn new(client: TcpStream, upstream: TcpStream, user_timeout: UserTimeout, replay: Bytes) -> Self {
-        let sent = Direction::new(Side::Client, replay);
-        let received = Direction::new(Side::Upstream, Bytes::new());
+    /// It is to run with these pipes.
+    pub fn new(
+        client: TcpStream,
+        upstream: TcpStream,
+        user_timeout: UserTimeout,
+        replay: Bytes,
+        pipes: &Pipes,
+    ) -> Self {
+        let sent = Direction::new(Side::Client, Undelivered::new(replay, pipes.memory()));
+        let received = Direction::new(Side::Upstream, Undelivered::default());
         Self { client, upstream, user_timeout, kept_alive: false, sent, received, first_fin: None, broken: None }
     }
 

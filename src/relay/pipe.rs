@@ -7,8 +7,9 @@ use std::rc::Rc;
 
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice};
 
-/// Pipes a worker may have open: more bulk streams than that share a worker only in benchmarks, and then buffers serve.
-const POOL_LIMIT: usize = 128;
+use super::READ_SIZE;
+use super::memory::Memory;
+
 /// Pipes kept while nobody uses them.
 const MOST_IDLE: usize = 16;
 /// The capacity asked for.
@@ -21,7 +22,7 @@ const PAUSE: u32 = 1024;
 /// Bytes that one splice may move. Not usize::MAX: the kernel answers that with EINVAL.
 const MOST: usize = 1024 * 1024;
 
-/// The pipes of one worker.
+/// The pipes of one worker, and the account of what its relays hold in them and in buffers.
 #[derive(Debug)]
 pub struct Pipes(Rc<Pool>);
 
@@ -33,6 +34,7 @@ struct Pool {
     /// All there are.
     open: Cell<usize>,
     pause: Cell<u32>,
+    memory: Rc<Memory>,
 }
 
 #[derive(Debug)]
@@ -49,16 +51,16 @@ pub(super) struct Pipe {
     pool: Rc<Pool>,
 }
 
-impl Default for Pipes {
-    fn default() -> Self {
-        Self::up_to(POOL_LIMIT)
-    }
-}
-
 impl Pipes {
-    /// A pool of so many pipes at most; none is opened before it is needed.
-    pub fn up_to(limit: usize) -> Self {
-        Self(Rc::new(Pool { limit, idle: RefCell::default(), open: Cell::new(0), pause: Cell::new(0) }))
+    /// A pool of so many pipes at most, for relays that hold so many bytes; none is opened before it is needed.
+    pub fn new(limit: usize, memory: usize) -> Self {
+        let memory = Rc::new(Memory::of(memory));
+        Self(Rc::new(Pool { limit, idle: RefCell::default(), open: Cell::new(0), pause: Cell::new(0), memory }))
+    }
+
+    /// The account of what relays hold.
+    pub(super) fn memory(&self) -> &Rc<Memory> {
+        &self.0.memory
     }
 
     /// Pipes that directions hold now.
@@ -118,8 +120,11 @@ impl Pipe {
     /// Moves what `socket` has into the pipe, which must be empty: only then does WouldBlock mean that the socket is.
     pub(super) fn fill(&mut self, socket: impl AsFd) -> io::Result<usize> {
         debug_assert!(self.is_empty(), "a pipe is filled only when it is empty");
-        let moved = splice(socket, None, &self.ends().write, None, MOST, flags())?;
+        // Not nothing, which would look like the socket's end.
+        let most = self.pool.memory.room().clamp(READ_SIZE, MOST);
+        let moved = splice(socket, None, &self.ends().write, None, most, flags())?;
         self.held = moved;
+        self.pool.memory.take(moved);
         Ok(moved)
     }
 
@@ -127,6 +132,7 @@ impl Pipe {
     pub(super) fn drain(&mut self, socket: impl AsFd) -> io::Result<usize> {
         let moved = splice(&self.ends().read, None, socket, None, self.held, flags())?;
         self.held -= moved;
+        self.pool.memory.give_back(moved);
         Ok(moved)
     }
 
@@ -137,6 +143,7 @@ impl Pipe {
 
 impl Drop for Pipe {
     fn drop(&mut self) {
+        self.pool.memory.give_back(self.held);
         match self.ends.take() {
             Some(ends) if self.held == 0 && self.pool.idle.borrow().len() < MOST_IDLE => {
                 self.pool.idle.borrow_mut().push(ends);
@@ -159,14 +166,15 @@ mod tests {
 
     #[test]
     fn an_empty_pipe_goes_back_and_one_with_bytes_is_closed() {
-        let pipes = Pipes::up_to(2);
+        let pipes = Pipes::new(2, 1 << 20);
         let (mut near, mut far) = UnixStream::pair().unwrap();
         far.write_all(b"bytes").unwrap();
         let mut pipe = pipes.lend().unwrap();
         assert_eq!(pipe.fill(&near).unwrap(), 5);
-        assert_eq!((pipe.is_empty(), pipes.lent()), (false, 1));
+        assert_eq!((pipe.is_empty(), pipes.lent(), pipes.memory().held()), (false, 1, 5));
         drop(pipe);
         assert_eq!((pipes.0.open.get(), pipes.lent()), (0, 0), "the next borrower must not send these bytes");
+        assert_eq!(pipes.memory().held(), 0);
 
         far.write_all(b"bytes").unwrap();
         let mut pipe = pipes.lend().unwrap();
@@ -183,7 +191,7 @@ mod tests {
 
     #[test]
     fn the_pool_is_bounded_and_pipes_are_large_enough() {
-        let pipes = Pipes::up_to(2);
+        let pipes = Pipes::new(2, 1 << 20);
         let lent = [pipes.lend().unwrap(), pipes.lend().unwrap()];
         assert!(pipes.lend().is_none());
         assert!(lent.iter().all(|pipe| fcntl_getpipe_size(&pipe.ends().write).unwrap() >= LEAST_SIZE));

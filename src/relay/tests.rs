@@ -15,6 +15,7 @@ use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
 use tokio::time::timeout;
 
 use super::*;
+use crate::limits::SCARCE_READ;
 use crate::observe::live::LiveTable;
 
 /// Enough to fill every buffer on the way several times.
@@ -29,6 +30,11 @@ struct Stage {
     /// How often the relay was polled.
     polls: Rc<Cell<usize>>,
     relay: JoinHandle<End>,
+}
+
+/// A pool of so many, and memory for whatever is held.
+fn pipes(limit: usize) -> Pipes {
+    Pipes::new(limit, usize::MAX)
 }
 
 async fn pair() -> (TcpStream, TcpStream) {
@@ -49,7 +55,7 @@ async fn stage(pipes: Rc<Pipes>) -> Stage {
     let (live, polls) = (entry.share(), Rc::new(Cell::new(0)));
     let (lent, counter) = (Rc::clone(&pipes), Rc::clone(&polls));
     let relay = spawn_local(async move {
-        let mut relay = Relay::new(client_near, upstream_near, Duration::ZERO.into(), Bytes::new());
+        let mut relay = Relay::new(client_near, upstream_near, Duration::ZERO.into(), Bytes::new(), &lent);
         let scratch = Scratch::new();
         let end = {
             let mut run = pin!(relay.run(&entry, &scratch, &lent));
@@ -118,7 +124,7 @@ fn bulk_is_spliced_and_gives_its_pipe_back_and_small_talk_is_copied() {
             expect(&mut stage.upstream, b"question").await;
             assert_eq!((stage.live.spliced(), stage.pipes.lent()), (spliced, 0));
         },
-        Pipes::default(),
+        pipes(128),
     );
 }
 
@@ -143,7 +149,7 @@ fn bulk_both_ways_at_once_is_spliced_and_whole() {
             assert!(down == much && up == much);
             assert!(stage.live.spliced() > MUCH as u64);
         },
-        Pipes::default(),
+        pipes(128),
     );
 }
 
@@ -155,7 +161,7 @@ fn without_pipes_bulk_is_copied() {
             tokio::join!(send(&mut stage.client, &much), expect(&mut stage.upstream, &much));
             assert_eq!((stage.live.spliced(), stage.live.sent()), (0, MUCH as u64));
         },
-        Pipes::up_to(0),
+        pipes(0),
     );
 }
 
@@ -189,6 +195,33 @@ fn a_reader_that_stops_gets_what_the_pipe_held_and_the_rest_and_the_fin() {
             drop(stage.client);
             assert_eq!(stage.relay.await.unwrap().reason, Reason::UpstreamClosed);
         },
-        Pipes::default(),
+        pipes(128),
     );
+}
+
+#[test]
+fn relays_that_nobody_reads_hold_no_more_than_they_may_and_lose_nothing() {
+    const MOST: usize = 100 * 1024;
+    const RELAYS: usize = 6;
+    let pipes = Rc::new(Pipes::new(128, MOST));
+    run(async {
+        let much = pattern(16 * MUCH);
+        let mut filled = Vec::new();
+        for _ in 0..RELAYS {
+            let mut stage = stage(Rc::clone(&pipes)).await;
+            let sent = fill(&mut stage.upstream, &much).await;
+            let held = pipes.memory().held();
+            assert!(held <= MOST + RELAYS * SCARCE_READ, "{held} bytes are held");
+            filled.push((stage, sent));
+        }
+        assert!(pipes.memory().room() < READ_SIZE, "the last ones read a little at a time");
+        for (stage, sent) in &mut filled {
+            expect(&mut stage.client, &much[..*sent]).await;
+        }
+        assert_eq!(pipes.memory().held(), 0);
+        let (mut stage, _) = filled.remove(0);
+        let before = stage.live.spliced();
+        tokio::join!(send(&mut stage.upstream, &much), expect(&mut stage.client, &much));
+        assert!(stage.live.spliced() > before, "with room again, bulk is spliced");
+    });
 }

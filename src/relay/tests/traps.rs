@@ -57,7 +57,7 @@ impl Way {
 
 fn play_both_ways(test: impl AsyncFn(Way)) {
     for from in [Side::Client, Side::Upstream] {
-        run(async { test(Way::new(from, Rc::new(Pipes::default())).await).await });
+        run(async { test(Way::new(from, Rc::new(pipes(128))).await).await });
     }
 }
 
@@ -137,7 +137,7 @@ fn a_pipe_with_bytes_that_nobody_took_never_serves_again() {
         for told_to_stop in [false, true] {
             run(async {
                 // One place only, so that the next one to need a pipe would get this one.
-                let pipes = Rc::new(Pipes::up_to(1));
+                let pipes = Rc::new(pipes(1));
                 let mut way = Way::new(from, Rc::clone(&pipes)).await;
                 fill(&mut way.near, &too_much()).await;
                 assert_eq!(pipes.lent(), 1, "the bytes wait in a pipe");
@@ -243,7 +243,7 @@ fn single_bytes_that_fill_every_slot_of_a_pipe_all_arrive() {
 #[test]
 fn the_last_bytes_of_a_pipe_are_sent_at_once_and_not_held_back_for_more() {
     run(async {
-        let pipes = Pipes::default();
+        let pipes = pipes(128);
         let ((mut source, near), (to, mut far)) = (pair().await, pair().await);
         send(&mut source, b"the last bytes").await;
         let mut pipe = pipes.lend().unwrap();
@@ -329,7 +329,7 @@ fn small_pipes_of_unprivileged_users_are_refused_and_buffers_serve() {
             set_thread_res_uid(user, user, user).unwrap();
             let taken = take_all_full_pipes();
             run(async {
-                let pipes = Rc::new(Pipes::default());
+                let pipes = Rc::new(pipes(128));
                 assert!(pipes.lend().is_none(), "a small pipe was lent");
                 for from in [Side::Client, Side::Upstream] {
                     let (mut way, much) = (Way::new(from, Rc::clone(&pipes)).await, pattern(MUCH));
