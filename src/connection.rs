@@ -5,6 +5,7 @@ mod introduction;
 mod read_hello;
 mod record;
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -15,8 +16,9 @@ use tokio::net::TcpStream;
 
 use crate::config::{Listener, Reject};
 use crate::hello::alert::alert;
+use crate::limits::{Place, Undecided};
 use crate::observe::access_log::AccessLog;
-use crate::observe::live::LiveTable;
+use crate::observe::live::{Live, LiveTable};
 use crate::outcome::{ClosedBy, Fault, Reason};
 use crate::relay::{End, Pipes, Relay, Scratch, close_gently, close_with_reset, send_then_close};
 use crate::routing::{Decision, Route};
@@ -35,6 +37,8 @@ pub struct Tools {
     pub pipes: Pipes,
     /// The connections open now.
     pub live: Rc<LiveTable>,
+    /// Those of them that have no route yet.
+    pub undecided: Rc<Undecided>,
     /// Where ended connections are written down.
     pub log: AccessLog,
     /// Names connections.
@@ -48,9 +52,11 @@ pub fn serve(
     listener: Arc<Listener>,
     tools: Rc<Tools>,
 ) -> impl Future<Output = ()> {
-    // Opened before the first poll: from accept on its time runs, and a stop finds it. Boxed: what only the beginning
-    // needs is given back before bytes flow, for the hours that they may.
-    let beginning = Box::pin(begin(client, Record::open(source, listener, tools)));
+    // Opened before the first poll: from accept on its time runs, and it is counted, and a stop finds it. Boxed: what
+    // only the beginning needs is given back before bytes flow, for the hours that they may.
+    let record = Record::open(source, listener, tools);
+    let place = record.tools().undecided.enter(record.live().share());
+    let beginning = Box::pin(begin(client, record, place));
     async move {
         let (mut record, admitted) = beginning.await;
         let end = match admitted {
@@ -67,16 +73,16 @@ pub fn turn_away(source: SocketAddr, listener: Arc<Listener>, tools: Rc<Tools>, 
 }
 
 /// Everything before bytes flow; who is not admitted, or comes while we stop, has been told so when this returns.
-async fn begin(mut client: TcpStream, mut record: Record) -> (Record, Result<Box<Admitted>, End>) {
+async fn begin(mut client: TcpStream, mut record: Record, mut place: Place) -> (Record, Result<Box<Admitted>, End>) {
     let live = record.live().share();
     let admitted = tokio::select! {
         biased;
         reason = live.stopped() => Err(Refusal::stopped(reason)),
-        admitted = admit(&mut client, &mut record) => admitted,
+        admitted = admit(&mut client, &mut record, &mut place) => admitted,
     };
     let admitted = match admitted {
         Ok((route, upstream, replay)) => Ok(Box::new(Admitted { client, route, upstream, replay })),
-        Err(refusal) => Err(refuse(client, refusal, record.listener().reject).await),
+        Err(refusal) => Err(refuse(client, refusal, record.listener().reject, &live).await),
     };
     (record, admitted)
 }
@@ -106,17 +112,19 @@ impl Admitted {
 async fn admit(
     client: &mut TcpStream,
     record: &mut Record,
+    place: &mut Place,
 ) -> Result<(Arc<Route>, upstream::Connection, Bytes), Refusal> {
     let (listener, tools) = (Arc::clone(record.listener()), Rc::clone(record.tools()));
     let (ends, early) = match &listener.proxy_protocol {
-        Some(trusted) => introduction::hear(client, record, trusted).await?,
+        Some(trusted) => introduction::hear(client, record, trusted, place).await?,
         None => Default::default(),
     };
     let source = record.source().ip();
     if !listener.sources.admits(source) {
         return Err(Refusal::final_word(Reason::SourceDenied, None));
     }
-    let (hello, mut replay) = read_hello(client, &listener, &tools.scratch, record.accepted(), early).await?;
+    place.identify(source, record.permits()).map_err(Refusal::close)?;
+    let (hello, mut replay) = read_hello(client, &listener, &tools.scratch, record.accepted(), early, place).await?;
     record.heard(&hello, &replay);
 
     let route = match listener.table.decide(&hello.server_name, &hello.alpn, source) {
@@ -133,6 +141,8 @@ async fn admit(
     // A hostile hello is large, and the connect may take its time.
     drop(hello);
     record.routed(&route);
+    tools.undecided.limits().admit(record.permits(), &route, source).map_err(Refusal::close)?;
+    place.decided(replay.len()).map_err(Refusal::close)?;
 
     let connected = tokio::select! {
         connected = connect(upstream, source, record.accepted(), &replay) => connected.map_err(|error| Refusal::close(error.reason()))?,
@@ -166,6 +176,8 @@ enum Parting {
     Close,
     /// We are stopping.
     Gentle,
+    /// Somebody else needs its place now.
+    AtOnce,
 }
 
 impl Refusal {
@@ -187,18 +199,34 @@ impl Refusal {
     }
 
     fn stopped(reason: Reason) -> Self {
-        Self { end: End { reason, closed_by: ClosedBy::Snigate }, parting: Parting::Gentle }
+        let parting = if reason == Reason::LimitUndecided { Parting::AtOnce } else { Parting::Gentle };
+        Self { end: End { reason, closed_by: ClosedBy::Snigate }, parting }
     }
 }
 
-async fn refuse(client: TcpStream, refusal: Refusal, reject: Reject) -> End {
-    match (refusal.parting, reject) {
-        (Parting::Final(Some(alert)), Reject::Alert) => send_then_close(client, &alert).await,
-        (Parting::Final(_), Reject::Reset) => close_with_reset(client),
-        (Parting::Final(_) | Parting::Close, _) => send_then_close(client, b"").await,
-        (Parting::Gentle, _) => close_gently(client).await,
+/// Tells the client, for as long as nobody else needs its place.
+async fn refuse(client: TcpStream, refusal: Refusal, reject: Reject, live: &Live) -> End {
+    let told = async {
+        match (refusal.parting, reject) {
+            (Parting::Final(Some(alert)), Reject::Alert) => send_then_close(client, &alert).await,
+            (Parting::Final(_), Reject::Reset) => close_with_reset(client),
+            (Parting::Final(_) | Parting::Close, _) => send_then_close(client, b"").await,
+            (Parting::Gentle, _) => close_gently(client).await,
+            (Parting::AtOnce, _) => drop(client),
+        }
+    };
+    tokio::select! {
+        () = told => {}
+        () = shed(live) => {}
     }
     refusal.end
+}
+
+/// Waits until the connection is shed; for ever if it was stopped otherwise.
+async fn shed(live: &Live) {
+    if live.stopped().await != Reason::LimitUndecided {
+        pending::<()>().await;
+    }
 }
 
 #[cfg(test)]

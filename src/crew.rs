@@ -73,6 +73,11 @@ impl Crew {
         self.mates[self.own].open()
     }
 
+    /// The connections of all workers.
+    pub fn total(&self) -> usize {
+        self.mates.iter().map(Mate::open).sum()
+    }
+
     /// What counts the connections of this worker.
     pub fn counter(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.mates[self.own].open)

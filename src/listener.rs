@@ -1,5 +1,7 @@
 //! Listening sockets: their options, and the loop that accepts from one.
 
+mod trouble;
+
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
@@ -9,23 +11,18 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use crate::config;
 use crate::connection::{self, Tools};
 use crate::crew::{Accepted, Crew};
 use crate::outcome::Reason;
+use trouble::{Crowd, Spare, Trouble};
 
 /// Connections that may wait to be accepted, of each worker; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 /// An idle client is asked after 60 s and given up after six more silent 10 s.
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(60), Duration::from_secs(10), 6);
-/// The pause after the kernel ran short of something, doubled each time it still does.
-const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// At most one line about failing accepts in this time.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
-
 /// Sees whether the address is free, before any of ours is bound.
 ///
 /// # Errors
@@ -99,6 +96,8 @@ pub struct Reception {
     pub listeners: Vec<Arc<config::Listener>>,
     /// The workers.
     pub crew: Crew,
+    /// How many connections there may be, of all workers.
+    pub max_connections: usize,
     /// What connections are lent.
     pub tools: Rc<Tools>,
 }
@@ -135,6 +134,10 @@ impl Reception {
         drop(announced);
     }
 
+    fn has_place(&self) -> bool {
+        self.crew.total() < self.max_connections
+    }
+
     /// Leaves a line for a client that is not served.
     fn turn_away(&self, source: SocketAddr, listener: usize, reason: Reason) {
         connection::turn_away(source, Arc::clone(&self.listeners[listener]), Rc::clone(&self.tools), reason);
@@ -150,7 +153,8 @@ impl Reception {
 /// Accepts from the listener of this number until the sender of `stop` is gone. Neither dies nor spins, whatever accept
 /// says.
 pub async fn accept(socket: TcpListener, number: usize, reception: Rc<Reception>, mut stop: watch::Receiver<()>) {
-    let mut trouble = Trouble::default();
+    let (mut trouble, mut crowd) = (Trouble::default(), Crowd::default());
+    let mut spare = Spare::of(&socket);
     loop {
         let accepted = tokio::select! {
             biased;
@@ -162,13 +166,24 @@ pub async fn accept(socket: TcpListener, number: usize, reception: Rc<Reception>
         match accepted {
             Ok((client, source)) => {
                 trouble.is_over();
-                reception.receive(client, source, number);
+                if crowd.has_place(&reception, listener).await {
+                    reception.receive(client, source, number);
+                } else {
+                    drop(client);
+                    reception.turn_away(source, number, Reason::LimitGlobal);
+                }
             }
             // accept(2): errors of the connection that was to be accepted, which is gone; the next one may be fine.
             Err(error) if is_of_one_connection(&error) => {
                 tracing::debug!(%listener, %error, "a connection was gone before it was accepted");
             }
-            Err(error) => sleep(trouble.pause_for(&error, listener)).await,
+            Err(error) => {
+                let pause = trouble.pause_for(&error, listener);
+                if trouble.lasts() {
+                    spare.turn_away_who_waits(&socket, number, &reception);
+                }
+                sleep(pause).await;
+            }
         }
     }
 }
@@ -190,29 +205,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
                 | libc::EOPNOTSUPP
         )
     )
-}
-
-/// Accepts that fail for want of descriptors or memory: when to try again, and when to complain.
-#[derive(Debug, Default)]
-struct Trouble {
-    pause: Duration,
-    complained: Option<Instant>,
-}
-
-impl Trouble {
-    fn pause_for(&mut self, error: &io::Error, listener: &str) -> Duration {
-        self.pause = (self.pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
-        let now = Instant::now();
-        if self.complained.is_none_or(|last| now - last >= COMPLAINT_INTERVAL) {
-            self.complained = Some(now);
-            tracing::error!(listener, %error, pause = ?self.pause, "cannot accept connections");
-        }
-        self.pause
-    }
-
-    fn is_over(&mut self) {
-        self.pause = Duration::ZERO;
-    }
 }
 
 #[cfg(test)]
@@ -240,16 +232,6 @@ mod tests {
             // It would throw away what is queued for a client that does not read.
             assert_eq!(socket.tcp_user_timeout().unwrap(), None);
         }
-    }
-
-    #[test]
-    fn pauses_grow_to_a_second_and_start_anew() {
-        let error = io::Error::from_raw_os_error(libc::EMFILE);
-        let mut trouble = Trouble::default();
-        let pauses: Vec<_> = (0..9).map(|_| trouble.pause_for(&error, "test").as_millis()).collect();
-        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
-        trouble.is_over();
-        assert_eq!(trouble.pause_for(&error, "test"), SHORTEST_PAUSE);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::config::{self, Config};
 use crate::connection::Ids;
 use crate::control;
 use crate::crew::Crew;
-use crate::limits::{DoesNotFit, Plan};
+use crate::limits::{DoesNotFit, Limits, Plan};
 use crate::listener;
 use crate::observe::access_log::AccessLog;
 use crate::routing::UpstreamId;
@@ -84,7 +84,7 @@ impl Server {
             .map(|(place, upstream)| Keeper::of(upstream, RouteNames::of(&config.routes, UpstreamId(place))))
             .unzip();
         let plan = Plan::of(config, getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))?;
-        let (upstreams, keepers): (Vec<_>, Vec<_>) = config.upstreams.iter().map(Keeper::of).unzip();
+        let limits = Arc::new(Limits::new(config, &plan));
         let mut addresses = Vec::new();
         let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
         config.listeners.iter().try_for_each(|listener| listener::probe(listener).map_err(cannot_bind(listener)))?;
@@ -95,8 +95,7 @@ impl Server {
         }
         let listeners: Vec<_> = config.listeners.iter().cloned().map(Arc::new).collect();
         let mut server =
-            Self { addresses, threads: Vec::new(), _upstreams: running, running: watch::Sender::new(()), log };
-        let mut server = Self { addresses, plan, threads: Vec::new(), running: watch::Sender::new(()), log };
+            Self { addresses, plan, threads: Vec::new(), _upstreams: running, running: watch::Sender::new(()), log };
         server.threads.push(control::start(keepers, &config.dns, server.running.subscribe())?);
         for (number, (sockets, crew)) in sockets.into_iter().zip(Crew::of(workers)).enumerate() {
             let equipment = Equipment {
@@ -104,8 +103,8 @@ impl Server {
                 sockets,
                 crew,
                 upstreams: server._upstreams.iter().map(|running: &Running| Arc::clone(running.upstream())).collect(),
-                upstreams: upstreams.clone(),
-                share: server.plan.share(),
+                limits: (Arc::clone(&limits), server.plan.share()),
+                max_connections: server.plan.connections(),
                 log: server.log.clone(),
                 ids: Ids::of_worker(number),
             };

@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use crate::config;
 use crate::connection::{Ids, Tools};
 use crate::crew::{Crew, Inbox};
-use crate::limits::Share;
+use crate::limits::{Limits, Share, Undecided};
 use crate::listener::{self, Reception};
 use crate::observe::access_log::AccessLog;
 use crate::observe::live::{LiveTable, TICK};
@@ -43,8 +43,10 @@ pub struct Equipment {
     pub crew: (Crew, Inbox),
     /// The running upstreams, in the order of the configuration.
     pub upstreams: Vec<Arc<Upstream>>,
-    /// What it has of what is limited.
-    pub share: Share,
+    /// What workers share of limits, and what this one has of the rest.
+    pub limits: (Arc<Limits>, Share),
+    /// How many connections there may be, of all workers.
+    pub max_connections: usize,
     /// Where ended connections are written down.
     pub log: AccessLog,
     /// Names its connections.
@@ -78,16 +80,23 @@ fn prepare(equipment: Equipment) -> io::Result<(LocalRuntime, Vec<TcpListener>, 
     let _entered = runtime.enter();
     let sockets = equipment.sockets.into_iter().map(TcpListener::from_std).collect::<io::Result<_>>()?;
     let (crew, inbox) = equipment.crew;
+    let (limits, share) = equipment.limits;
     let tools = Tools {
         upstreams: equipment.upstreams,
         scratch: Scratch::new(),
-        pipes: Pipes::new(equipment.share.pipes, equipment.share.relay_memory),
+        pipes: Pipes::new(share.pipes, share.relay_memory),
         live: Rc::new(LiveTable::counted_in(crew.counter())),
+        undecided: Rc::new(Undecided::new(limits, &share)),
         log: equipment.log,
         ids: equipment.ids,
     };
     drop(_entered);
-    let reception = Reception { listeners: equipment.listeners, crew, tools: Rc::new(tools) };
+    let reception = Reception {
+        listeners: equipment.listeners,
+        crew,
+        max_connections: equipment.max_connections,
+        tools: Rc::new(tools),
+    };
     Ok((runtime, sockets, Rc::new(reception), inbox))
 }
 
@@ -148,6 +157,7 @@ mod tests {
             routes: [{ server_names: [a.test], upstream: up }]
             upstreams: { up: { endpoints: ['127.0.0.1:1'] } }";
         let config = Config::parse(yaml).unwrap();
+        let plan = Plan::of(&config, 1024).unwrap();
         let mut crews = Crew::of(2);
         let other = crews.pop().unwrap();
         let equipment = Equipment {
@@ -155,7 +165,8 @@ mod tests {
             sockets: Vec::new(),
             crew: crews.pop().unwrap(),
             upstreams: Vec::new(),
-            share: Plan::of(&config, 1024).unwrap().share(),
+            limits: (Arc::new(Limits::new(&config, &plan)), plan.share()),
+            max_connections: plan.connections(),
             log: AccessLog::new(LogFormat::Json, memory.clone()).unwrap(),
             ids: Ids::of_worker(0),
         };

@@ -11,6 +11,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::Refusal;
+use crate::limits::Place;
 use crate::outcome::Reason;
 use crate::relay::Scratch;
 
@@ -29,6 +30,7 @@ pub(super) async fn read_until<T>(
     scratch: &Scratch,
     deadline: Instant,
     early: Bytes,
+    place: &Place,
     shortfall: Shortfall,
     mut judge: impl FnMut(&[u8]) -> Result<Option<T>, Refusal>,
 ) -> Result<(T, Bytes), Refusal> {
@@ -37,7 +39,8 @@ pub(super) async fn read_until<T>(
     {
         return Ok((found, early));
     }
-    let mut reading = Reading { judge, kept: Vec::from(early) };
+    let mut reading = Reading { judge, kept: Vec::from(early), place };
+    place.hold(reading.kept.capacity());
     let complete = poll_fn(|cx| scratch.lend(|buffer| reading.poll(cx, client, buffer, &shortfall)));
     match timeout_at(deadline, complete).await {
         Ok(result) => result,
@@ -46,13 +49,15 @@ pub(super) async fn read_until<T>(
     }
 }
 
-struct Reading<J> {
+struct Reading<'p, J> {
     judge: J,
     /// What was read so far, once it proved incomplete. What comes in one piece never gets here.
     kept: Vec<u8>,
+    /// Counts that memory.
+    place: &'p Place,
 }
 
-impl<T, J: FnMut(&[u8]) -> Result<Option<T>, Refusal>> Reading<J> {
+impl<T, J: FnMut(&[u8]) -> Result<Option<T>, Refusal>> Reading<'_, J> {
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -81,10 +86,12 @@ impl<T, J: FnMut(&[u8]) -> Result<Option<T>, Refusal>> Reading<J> {
             let found = (self.judge)(fresh)?;
             if found.is_none() {
                 self.kept = fresh.to_vec();
+                self.place.hold(self.kept.capacity());
             }
             return Ok(found.map(|found| (found, Bytes::copy_from_slice(fresh))));
         }
         self.kept.extend_from_slice(fresh);
+        self.place.hold(self.kept.capacity());
         let found = (self.judge)(&self.kept)?;
         Ok(found.map(|found| (found, Bytes::from(std::mem::take(&mut self.kept)))))
     }

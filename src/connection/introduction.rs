@@ -10,6 +10,7 @@ use super::first_bytes::{Shortfall, read_until};
 use super::record::Record;
 use crate::config::TrustedProxies;
 use crate::hello::{ClientHello, Sni};
+use crate::limits::Place;
 use crate::outcome::Reason;
 use crate::proxy_protocol::{self, Details, Ends, InvalidHeader, Version};
 
@@ -19,6 +20,7 @@ pub(super) async fn hear(
     client: &mut TcpStream,
     record: &mut Record,
     trusted: &TrustedProxies,
+    place: &Place,
 ) -> Result<(Option<Ends>, Bytes), Refusal> {
     if !trusted.sources.admits(record.source().ip()) {
         return Err(Refusal::final_word(Reason::ProxySourceUntrusted, None));
@@ -27,7 +29,7 @@ pub(super) async fn hear(
     let shortfall = Shortfall { closed: Reason::ProxyHeaderInvalid, late: Reason::ProxyHeaderTimeout };
     let judge = |raw: &[u8]| proxy_protocol::read(raw).map_err(refusal);
     let (header, mut raw) =
-        read_until(client, &record.tools().scratch, deadline, Bytes::new(), shortfall, judge).await?;
+        read_until(client, &record.tools().scratch, deadline, Bytes::new(), place, shortfall, judge).await?;
     record.introduced(header.ends);
     raw.advance(header.length);
     Ok((header.ends, raw))

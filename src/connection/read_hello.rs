@@ -9,6 +9,7 @@ use super::first_bytes::{Shortfall, read_until};
 use crate::config::Listener;
 use crate::hello::alert::{AlertDescription, alert};
 use crate::hello::{ClientHello, HelloError, HelloReader};
+use crate::limits::Place;
 use crate::outcome::Reason;
 use crate::relay::Scratch;
 
@@ -20,12 +21,13 @@ pub(super) async fn read_hello(
     scratch: &Scratch,
     accepted: Instant,
     early: Bytes,
+    place: &Place,
 ) -> Result<(ClientHello, Bytes), Refusal> {
     let deadline = accepted + listener.client_hello_timeout;
     let shortfall = Shortfall { closed: Reason::HelloIncomplete, late: Reason::HelloTimeout };
     let mut reader = HelloReader::new(listener.max_client_hello);
     let judge = |raw: &[u8]| reader.advance(raw).map_err(|error| refusal(&error, raw));
-    read_until(client, scratch, deadline, early, shortfall, judge).await
+    read_until(client, scratch, deadline, early, place, shortfall, judge).await
 }
 
 /// Who speaks no TLS would not understand an alert.
@@ -41,6 +43,9 @@ fn refusal(error: &HelloError, raw: &[u8]) -> Refusal {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::limits::tests::undecided;
+    use crate::observe::live::LiveTable;
+    use std::rc::Rc;
     use std::time::Duration;
     use tokio::net::TcpListener;
 
@@ -56,7 +61,9 @@ mod tests {
         let mut client = accepted.unwrap().0;
         let a_minute_ago = Instant::now() - Duration::from_secs(60);
         let scratch = Scratch::new();
-        let reading = read_hello(&mut client, &config.listeners[0], &scratch, a_minute_ago, Bytes::new());
+        let (live, undecided) = (Rc::new(LiveTable::default()).enter(), undecided(&config));
+        let place = undecided.enter(live.share());
+        let reading = read_hello(&mut client, &config.listeners[0], &scratch, a_minute_ago, Bytes::new(), &place);
         let refusal = tokio::time::timeout(Duration::from_secs(30), reading).await.unwrap().unwrap_err();
         assert_eq!(refusal.end.reason, Reason::NoBytes);
     }

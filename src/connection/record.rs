@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use super::Tools;
 use crate::config::Listener;
 use crate::hello::{AlpnProtocol, ClientHello, Sni, ja4};
+use crate::limits::Permits;
 use crate::observe::access_log::{Line, TEXT_LIMIT, escaped};
 use crate::observe::live::LiveEntry;
 use crate::outcome::{ClosedBy, Fault, Phase, Reason, Side};
@@ -57,6 +58,7 @@ pub(super) struct Record {
     source: (IpAddr, u16),
     phase: Phase,
     story: Option<Box<Story>>,
+    permits: Permits,
     end: Option<End>,
 }
 
@@ -125,6 +127,7 @@ impl Record {
             source: (source.ip().to_canonical(), source.port()),
             phase: if listener.proxy_protocol.is_some() { Phase::ProxyHeader } else { Phase::Hello },
             story: None,
+            permits: Permits::default(),
             end: None,
             listener,
             tools,
@@ -141,6 +144,11 @@ impl Record {
 
     pub(super) fn live(&self) -> &LiveEntry {
         &self.live
+    }
+
+    /// What the connection is counted in, to the end.
+    pub(super) fn permits(&mut self) -> &mut Permits {
+        &mut self.permits
     }
 
     pub(super) fn source(&self) -> SocketAddr {
@@ -318,6 +326,7 @@ fn hint(reason: Reason) -> Option<&'static str> {
 mod tests {
     use super::*;
     use crate::config::{Config, LogFormat};
+    use crate::limits::tests::undecided;
     use crate::observe::access_log::AccessLog;
     use crate::observe::lines::tests::Memory;
     use crate::observe::live::LiveTable;
@@ -335,12 +344,16 @@ mod tests {
         lines.map(line).map(end).collect()
     }
 
-    fn listener() -> Arc<Listener> {
+    fn config() -> Config {
         let yaml = "
             listeners: [{ address: '127.0.0.1:0' }]
             routes: [{ server_names: [a.test], upstream: up }]
             upstreams: { up: { endpoints: ['127.0.0.1:1'] } }";
-        Arc::new(Config::parse(yaml).unwrap().listeners.remove(0))
+        Config::parse(yaml).unwrap()
+    }
+
+    fn listener() -> Arc<Listener> {
+        Arc::new(config().listeners.remove(0))
     }
 
     fn tools(memory: &Memory) -> Rc<Tools> {
@@ -349,6 +362,7 @@ mod tests {
             scratch: Scratch::new(),
             pipes: Pipes::new(0, 0),
             live: Rc::new(LiveTable::default()),
+            undecided: undecided(&config()),
             log: AccessLog::new(LogFormat::Json, memory.clone()).unwrap(),
             ids: Ids { prefix: "a-b-".into(), next: Cell::new(0) },
         })

@@ -25,6 +25,7 @@ mod harness;
 mod health;
 mod hello;
 mod kubectl;
+mod limits;
 mod listeners;
 mod memory;
 mod names;

@@ -1,0 +1,140 @@
+//! When accepting fails, or there are as many connections as there may be: nobody spins, and nobody is left waiting
+//! without a word for long.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep};
+
+use super::Reception;
+use crate::outcome::Reason;
+
+/// The pause after the kernel ran short of something, doubled each time it still does.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long a client may wait for a place when there are as many connections as there may be. Longer would help nobody:
+/// who hangs in a backlog learns nothing, and who is refused can go elsewhere or come again.
+const WAIT_FOR_PLACE: Duration = Duration::from_secs(1);
+/// How often it looks for one meanwhile.
+const PLACE_CHECK: Duration = Duration::from_millis(10);
+/// At most one line about one kind of trouble in this time.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Accepts that fail for want of descriptors or memory: when to try again, and when to complain.
+#[derive(Debug, Default)]
+pub(super) struct Trouble {
+    pause: Duration,
+    began: Option<Instant>,
+    complaints: Complaints,
+}
+
+impl Trouble {
+    pub(super) fn pause_for(&mut self, error: &io::Error, listener: &str) -> Duration {
+        self.pause = (self.pause * 2).clamp(SHORTEST_PAUSE, LONGEST_PAUSE);
+        self.began.get_or_insert_with(Instant::now);
+        if self.complaints.is_due() {
+            tracing::error!(listener, %error, pause = ?self.pause, "cannot accept connections");
+        }
+        self.pause
+    }
+
+    /// Whether those who wait should be told.
+    pub(super) fn lasts(&self) -> bool {
+        self.began.is_some_and(|began| began.elapsed() >= WAIT_FOR_PLACE)
+    }
+
+    pub(super) fn is_over(&mut self) {
+        (self.pause, self.began) = (Duration::ZERO, None);
+    }
+}
+
+/// As many connections as there may be.
+#[derive(Debug, Default)]
+pub(super) struct Crowd {
+    /// One has waited for a place and found none; until there is one again, nobody else waits.
+    in_vain: bool,
+    complaints: Complaints,
+}
+
+impl Crowd {
+    /// Whether there is a place for one more; if need be by waiting a while for one, or by taking that of the client that
+    /// has been without a route for longest.
+    pub(super) async fn has_place(&mut self, reception: &Reception, listener: &str) -> bool {
+        if reception.has_place() {
+            self.in_vain = false;
+            return true;
+        }
+        if reception.tools.undecided.shed_oldest() {
+            // It closes when it has its turn.
+            yield_now().await;
+            return true;
+        }
+        let end = Instant::now() + WAIT_FOR_PLACE;
+        while !self.in_vain {
+            sleep(PLACE_CHECK).await;
+            if reception.has_place() {
+                return true;
+            }
+            self.in_vain = Instant::now() >= end;
+        }
+        if self.complaints.is_due() {
+            let max_connections = reception.max_connections;
+            tracing::warn!(listener, max_connections, "as many connections as there may be: others are refused");
+        }
+        false
+    }
+}
+
+/// When it was last told of one kind of trouble.
+#[derive(Debug, Default)]
+struct Complaints(Option<Instant>);
+
+impl Complaints {
+    fn is_due(&mut self) -> bool {
+        let now = Instant::now();
+        let due = self.0.is_none_or(|last| now - last >= COMPLAINT_INTERVAL);
+        if due {
+            self.0 = Some(now);
+        }
+        due
+    }
+}
+
+/// A descriptor kept for the time when there is no other: for as long as it takes to turn somebody away.
+pub(super) struct Spare(Option<OwnedFd>);
+
+impl Spare {
+    pub(super) fn of(socket: &TcpListener) -> Self {
+        Self(socket.as_fd().try_clone_to_owned().ok())
+    }
+
+    /// Accepts those who wait, one after the other, and closes them at once.
+    pub(super) fn turn_away_who_waits(&mut self, socket: &TcpListener, listener: usize, reception: &Reception) {
+        self.0 = None;
+        let mut cx = Context::from_waker(Waker::noop());
+        while let Poll::Ready(Ok((client, source))) = socket.poll_accept(&mut cx) {
+            drop(client);
+            reception.turn_away(source, listener, Reason::LimitGlobal);
+        }
+        *self = Self::of(socket);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_to_a_second_and_start_anew() {
+        let error = io::Error::from_raw_os_error(libc::EMFILE);
+        let mut trouble = Trouble::default();
+        let pauses: Vec<_> = (0..9).map(|_| trouble.pause_for(&error, "test").as_millis()).collect();
+        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
+        trouble.is_over();
+        assert_eq!(trouble.pause_for(&error, "test"), SHORTEST_PAUSE);
+    }
+}
