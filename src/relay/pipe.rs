@@ -21,6 +21,8 @@ const LEAST_SIZE: usize = 64 * 1024;
 const PAUSE: u32 = 1024;
 /// Bytes that one splice may move. Not usize::MAX: the kernel answers that with EINVAL.
 const MOST: usize = 1024 * 1024;
+/// One splice moves no more than this part of what may still be held: a few readers that stop must not take it all.
+const SHARE_OF_ROOM: usize = 8;
 
 /// The pipes of one worker, and the account of what its relays hold in them and in buffers.
 #[derive(Debug)]
@@ -121,7 +123,7 @@ impl Pipe {
     pub(super) fn fill(&mut self, socket: impl AsFd) -> io::Result<usize> {
         debug_assert!(self.is_empty(), "a pipe is filled only when it is empty");
         // Not nothing, which would look like the socket's end.
-        let most = self.pool.memory.room().clamp(READ_SIZE, MOST);
+        let most = (self.pool.memory.room() / SHARE_OF_ROOM).clamp(READ_SIZE, MOST);
         let moved = splice(socket, None, &self.ends().write, None, most, flags())?;
         self.held = moved;
         self.pool.memory.take(moved);

@@ -214,14 +214,26 @@ fn relays_that_nobody_reads_hold_no_more_than_they_may_and_lose_nothing() {
             assert!(held <= MOST + RELAYS * SCARCE_READ, "{held} bytes are held");
             filled.push((stage, sent));
         }
-        assert!(pipes.memory().room() < READ_SIZE, "the last ones read a little at a time");
         for (stage, sent) in &mut filled {
             expect(&mut stage.client, &much[..*sent]).await;
         }
         assert_eq!(pipes.memory().held(), 0);
-        let (mut stage, _) = filled.remove(0);
-        let before = stage.live.spliced();
-        tokio::join!(send(&mut stage.upstream, &much), expect(&mut stage.client, &much));
-        assert!(stage.live.spliced() > before, "with room again, bulk is spliced");
     });
+}
+
+#[test]
+fn without_memory_for_what_nobody_takes_bulk_goes_on_in_small_reads() {
+    play(
+        |mut stage| async move {
+            let (memory, much) = (Rc::clone(stage.pipes.memory()), pattern(MUCH));
+            let all = memory.room();
+            memory.take(all);
+            tokio::join!(send(&mut stage.upstream, &much), expect(&mut stage.client, &much));
+            assert_eq!((stage.live.spliced(), memory.held()), (0, all));
+            memory.give_back(all);
+            tokio::join!(send(&mut stage.upstream, &much), expect(&mut stage.client, &much));
+            assert!(stage.live.spliced() > 0, "with room again, bulk is spliced");
+        },
+        Pipes::new(128, 1 << 20),
+    );
 }
