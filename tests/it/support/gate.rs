@@ -203,6 +203,18 @@ impl GateProcess {
         gate
     }
 
+    /// [`GateProcess::start`] by way of another program, which becomes it; that program's own lines are among its own.
+    pub fn start_by(program: &str, arguments: &[&str], yaml: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let gate = command(&folder, yaml);
+        let mut command = Command::new(program);
+        command.args(arguments).arg(gate.get_program()).args(gate.get_args());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut gate = Self::launch(command, folder);
+        gate.lines.fill(gate.child.stdout.take().unwrap());
+        gate
+    }
+
     fn launch(mut command: Command, folder: TempDir) -> Self {
         let mut child = command.spawn().unwrap();
         let lines = Lines::default();

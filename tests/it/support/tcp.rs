@@ -1,6 +1,7 @@
 //! Plain TCP peers: upstreams that do what a script says and remember what came, and a client socket under full control.
 
 use super::{PATIENCE, wait_for, wait_until};
+use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -281,6 +282,8 @@ pub fn connect(address: SocketAddr) -> TcpStream {
 /// [`connect`] from this address, of which 127.0.0.0/8 has many.
 pub fn connect_from(source: Ipv4Addr, address: SocketAddr) -> TcpStream {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    // A port that is bound is taken for everybody; one chosen while connecting is so for the way there only.
+    setsockopt(&socket, sockopt::IpBindAddressNoPort, &true).unwrap();
     socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
     socket.connect(&address.into()).unwrap();
     prepared(socket.into())
