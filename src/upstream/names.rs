@@ -23,6 +23,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 
+use crate::config::files::Stamp;
 use crate::config::{self, EndpointAddress};
 use look_up::Answer;
 use memory::{Heard, Memory, Outage};
@@ -43,9 +44,11 @@ pub struct Names {
 struct Asked {
     /// In place of those that the files name, unless there is none here.
     servers: Vec<SocketAddr>,
-    /// What follows, with what the files said when it was last needed.
-    system: Option<Arc<System>>,
+    /// What follows, with what the files said when it was last needed, and what changes when they do.
+    known: Option<Known>,
 }
+
+type Known = ([Option<Stamp>; 2], Arc<System>);
 
 /// One address that a name leads to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -86,7 +89,7 @@ impl Names {
 
     /// The same on other files.
     pub fn on_files(config: &config::Dns, resolv_conf: PathBuf, hosts: PathBuf) -> Self {
-        let asked = Asked { servers: config.servers.clone(), system: None };
+        let asked = Asked { servers: config.servers.clone(), known: None };
         Self { files: Files { resolv_conf, hosts }, asked: Mutex::new(asked) }
     }
 
@@ -94,7 +97,7 @@ impl Names {
     pub fn ask(&self, config: &config::Dns) {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         if asked.servers != config.servers {
-            *asked = Asked { servers: config.servers.clone(), system: None };
+            *asked = Asked { servers: config.servers.clone(), known: None };
         }
     }
 
@@ -134,21 +137,33 @@ impl Names {
         }
     }
 
-    /// What the files say now.
+    /// What the files say now, or said when they could be read.
     fn system(&self) -> Arc<System> {
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = asked.system.take();
-        let current = match before {
-            Some(before) if before.is_current(&self.files) => before,
-            before => {
-                let read = System::read(&self.files, &asked.servers);
+        // Looked at first: a file that changes while it is read is read again.
+        let stamps = self.files.stamps();
+        let before = match asked.known.take() {
+            Some((before, system)) if before == stamps => return Arc::clone(&asked.known.insert((before, system)).1),
+            before => before.map(|(_, system)| system),
+        };
+        let system = match (System::read(&self.files, &asked.servers), before) {
+            (Ok(read), before) => {
                 if let Some(before) = before.filter(|before| before.asks() != read.asks()) {
                     tracing::info!(old = before.asks(), new = read.asks(), "other DNS servers in resolv.conf");
                 }
                 Arc::new(read)
             }
+            // In the sandbox, a file that took the other's place: at its beginning there was no rule for it.
+            (Err(error), Some(before)) => {
+                tracing::warn!(%error, "was replaced and cannot be read any more; what it said stays, until a restart");
+                before
+            }
+            (Err(error), None) => {
+                tracing::warn!(%error, "cannot be read, and counts as empty");
+                Arc::new(System::of(b"", b"", &asked.servers))
+            }
         };
-        Arc::clone(asked.system.insert(current))
+        Arc::clone(&asked.known.insert((stamps, system)).1)
     }
 }
 

@@ -348,3 +348,21 @@ fn changed_files_are_read_again() {
     host.hosts("192.0.2.3 api\n");
     assert_eq!(follower.told(2), ["192.0.2.3:6443"]);
 }
+
+#[test]
+fn what_a_file_said_stays_when_another_in_its_place_cannot_be_read() {
+    let (host, server) = (Host::new(), DnsServer::start());
+    server.set("api.example.test.", A, addresses(&["192.0.2.1"]));
+    let follower = Follower::of(name("api"), host.names(&[&server]));
+    assert_eq!(follower.told(0), ["192.0.2.1:6443"]);
+    // Even root cannot read a folder.
+    fs::remove_file(host.path("resolv.conf")).unwrap();
+    fs::create_dir(host.path("resolv.conf")).unwrap();
+    follower.until_asked(&server, "api.example.test.", 2);
+    server.set("api.example.test.", A, addresses(&["192.0.2.2"]));
+    assert_eq!(follower.told(1), ["192.0.2.2:6443"]);
+    fs::remove_dir(host.path("resolv.conf")).unwrap();
+    host.resolv_conf("search other.test\n");
+    server.set("api.other.test.", A, addresses(&["192.0.2.3"]));
+    assert_eq!(follower.told(2), ["192.0.2.3:6443"]);
+}

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use hickory_resolver::proto::rr::Name;
@@ -25,15 +26,23 @@ pub(super) struct Files {
 }
 
 impl Files {
-    fn stamps(&self) -> [Option<Stamp>; 2] {
+    /// What changes when they do.
+    pub(super) fn stamps(&self) -> [Option<Stamp>; 2] {
         [&self.resolv_conf, &self.hosts].map(|path| Stamp::of(path))
     }
+}
+
+/// A file that is there and cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {reason}", path.display())]
+pub(super) struct Unreadable {
+    path: PathBuf,
+    reason: io::Error,
 }
 
 /// The files' content.
 #[derive(Debug)]
 pub(super) struct System {
-    stamps: [Option<Stamp>; 2],
     pub(super) servers: Servers,
     search: Vec<String>,
     ndots: usize,
@@ -43,13 +52,18 @@ pub(super) struct System {
 }
 
 impl System {
-    /// Reads the files; `servers` take the place of those in resolv.conf, unless there is none. What cannot be read
-    /// counts as empty, and what makes no sense in it as not there.
-    pub(super) fn read(files: &Files, servers: &[SocketAddr]) -> Self {
-        // Looked at first: a file that changes while it is read is read again.
-        let stamps = files.stamps();
-        let text = fs::read(&files.resolv_conf).unwrap_or_default();
-        let (config, _) = Config::parse_with_errors(&text);
+    /// Reads the files; `servers` take the place of those in resolv.conf, unless there is none. A file that is not there
+    /// counts as empty, and what makes no sense in one as not there.
+    ///
+    /// # Errors
+    /// When a file is there and cannot be read, with its name.
+    pub(super) fn read(files: &Files, servers: &[SocketAddr]) -> Result<Self, Unreadable> {
+        Ok(Self::of(&text(&files.resolv_conf)?, &text(&files.hosts)?, servers))
+    }
+
+    /// What files with these texts say.
+    pub(super) fn of(resolv_conf: &[u8], hosts: &[u8], servers: &[SocketAddr]) -> Self {
+        let (config, _) = Config::parse_with_errors(resolv_conf);
         let servers = if servers.is_empty() { servers_in(&config) } else { servers.to_vec() };
         let manner = Manner {
             timeout: Duration::from_secs(config.timeout.clamp(1, LONGEST_TIMEOUT).into()),
@@ -58,18 +72,12 @@ impl System {
             tcp_only: config.use_vc,
         };
         Self {
-            stamps,
             servers: Servers::new(servers, manner),
             search: search_domains(&config),
             ndots: config.ndots as usize,
             ipv6: !config.no_aaaa,
-            hosts: read_hosts(&fs::read_to_string(&files.hosts).unwrap_or_default()),
+            hosts: read_hosts(&String::from_utf8_lossy(hosts)),
         }
-    }
-
-    /// Whether the files are still those that were read.
-    pub(super) fn is_current(&self, files: &Files) -> bool {
-        self.stamps == files.stamps()
     }
 
     /// Who is asked, for the log.
@@ -100,6 +108,13 @@ impl System {
             }
         }
         names
+    }
+}
+
+fn text(path: &Path) -> Result<Vec<u8>, Unreadable> {
+    match fs::read(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        result => result.map_err(|reason| Unreadable { path: path.to_owned(), reason }),
     }
 }
 
@@ -143,7 +158,7 @@ mod tests {
     }
 
     fn system(resolv_conf: &str, hosts: &str) -> System {
-        System::read(&files(&tempfile::tempdir().unwrap(), resolv_conf, hosts), &[])
+        System::of(resolv_conf.as_bytes(), hosts.as_bytes(), &[])
     }
 
     fn candidates(resolv_conf: &str, name: &str) -> Vec<String> {
@@ -175,8 +190,8 @@ mod tests {
         assert_eq!(system("", "").asks(), "127.0.0.1:53");
         let folder = tempfile::tempdir().unwrap();
         let missing = Files { resolv_conf: folder.path().join("none"), hosts: folder.path().join("none") };
-        assert_eq!(System::read(&missing, &[]).asks(), "127.0.0.1:53");
-        let configured = System::read(&files(&folder, text, ""), &["198.51.100.1:8600".parse().unwrap()]);
+        assert_eq!(System::read(&missing, &[]).unwrap().asks(), "127.0.0.1:53");
+        let configured = System::of(text.as_bytes(), b"", &["198.51.100.1:8600".parse().unwrap()]);
         assert_eq!(configured.asks(), "198.51.100.1:8600");
     }
 
@@ -197,18 +212,18 @@ mod tests {
     fn a_changed_replaced_or_removed_file_is_noticed() {
         let folder = tempfile::tempdir().unwrap();
         let files = files(&folder, "nameserver 192.0.2.1\n", "");
-        let system = System::read(&files, &[]);
-        assert!(system.is_current(&files));
+        let stamps = files.stamps();
+        assert_eq!(files.stamps(), stamps);
         fs::OpenOptions::new().append(true).open(&files.hosts).unwrap().write_all(b"192.0.2.7 a\n").unwrap();
-        assert!(!system.is_current(&files));
-        let system = System::read(&files, &[]);
+        assert_ne!(files.stamps(), stamps);
+        let stamps = files.stamps();
         // As writers do that replace a file in one step: another file of the same length.
         fs::write(folder.path().join("new"), "nameserver 192.0.2.2\n").unwrap();
         fs::rename(folder.path().join("new"), &files.resolv_conf).unwrap();
-        assert!(!system.is_current(&files));
-        let system = System::read(&files, &[]);
-        assert_eq!(system.asks(), "192.0.2.2:53");
+        assert_ne!(files.stamps(), stamps);
+        let stamps = files.stamps();
+        assert_eq!(System::read(&files, &[]).unwrap().asks(), "192.0.2.2:53");
         fs::remove_file(&files.resolv_conf).unwrap();
-        assert!(!system.is_current(&files));
+        assert_ne!(files.stamps(), stamps);
     }
 }
