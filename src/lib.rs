@@ -10,6 +10,7 @@
 //!     worker         one thread, one single-threaded runtime, its listeners and its connections
 //!     listener       socket options, accept loop
 //!     crew           the workers as they see each other; hand-over
+//!     power          user, capabilities, files, system calls: what a running process gives up
 //!  4  connection     the story: one connection from accept to outcome
 //!  3  relay          two directions; half-close; resets; idle
 //!     upstream       endpoints, picking, connecting
@@ -36,6 +37,7 @@ pub mod limits;
 pub mod listener;
 pub mod observe;
 pub mod outcome;
+pub mod power;
 pub mod proxy_protocol;
 pub mod relay;
 pub mod routing;

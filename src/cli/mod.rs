@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::config::LoadError;
+use crate::power::PowerError;
 
 /// Where the configuration is unless `--config` says otherwise.
 pub const DEFAULT_CONFIG: &str = "/etc/snigate/snigate.yaml";
@@ -69,7 +70,7 @@ pub fn main() -> ExitCode {
 struct WrongUsage(String);
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<LoadError>() {
+    if error.is::<LoadError>() || matches!(error.downcast_ref(), Some(PowerError::UnknownUser(_))) {
         BAD_CONFIGURATION
     } else if error.is::<WrongUsage>() {
         WRONG_USAGE

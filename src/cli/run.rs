@@ -18,6 +18,7 @@ use super::STOPPED_SHORT;
 use crate::config::{Config, Log, LogFormat};
 use crate::observe::access_log::AccessLog;
 use crate::observe::lines::Lines;
+use crate::power;
 use crate::server::Server;
 
 /// Run the gate until SIGTERM or SIGINT
@@ -38,7 +39,15 @@ pub struct Args {
 /// When the configuration is wrong, an address cannot be bound, or the process lacks what it needs to start.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
+    // Before the first thread, that of the log included: threads that are there already would keep their power.
+    let given_up = power::give_up(&config, &args.config)?;
+    if given_up.anything() {
+        // Its files are read again while it runs: what can be read no more must show now.
+        Config::load(&args.config)
+            .context("what a running gate reads again must be readable with the power that it keeps")?;
+    }
     let messages = start_messages(&config.log)?;
+    given_up.log();
     let code = serve(&config, &args.config);
     messages.flush();
     code

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::document::{Document, ListenerEntry, RouteEntry};
 use super::mistakes::Collector;
 use super::values::Span;
-use super::{Config, ListenAddress, Listener, Upstream};
+use super::{Config, ListenAddress, Listener, Upstream, power};
 use crate::routing::{Route, RouteTable, SourceList, UpstreamId};
 
 /// Below this, clients that only think for a moment lose their connection.
@@ -19,6 +19,7 @@ pub(super) fn assemble(document: Document, collector: &Collector) -> Config {
     check_names("listener", document.listeners.iter().map(|entry| (&entry.path, &entry.name)), collector);
     check_names("route", document.routes.iter().map(|entry| (&entry.path, &entry.name)), collector);
     check_addresses(&document.listeners, collector);
+    power::check(&document.power, &document.listeners, &document.upstreams, collector);
     for entry in &document.routes {
         check_listeners(entry, &document, collector);
         check_idle_timeout(entry, collector);
@@ -48,6 +49,7 @@ pub(super) fn assemble(document: Document, collector: &Collector) -> Config {
         dns: document.dns,
         log: document.log,
         workers: document.workers,
+        power: document.power,
         warnings: Vec::new(),
         route_networks,
     }

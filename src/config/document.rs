@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::hash::Hash;
 use std::num::NonZeroUsize;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use serde_yaml::Value;
@@ -16,8 +16,8 @@ use tracing::Level;
 use super::mistakes::Collector;
 use super::section::{Node, Section};
 use super::{
-    Dns, Limits, ListenAddress, Log, LogFormat, Networks, Reject, TrustedProxies, Upstream, limits, proxy_protocol,
-    upstream, values,
+    Dns, Limits, ListenAddress, Log, LogFormat, Networks, Power, Reject, TrustedProxies, Upstream, limits, power,
+    proxy_protocol, upstream, values,
 };
 use crate::hello::{AlpnProtocol, LARGEST_CLIENT_HELLO};
 use crate::routing::RouteLimits;
@@ -33,6 +33,7 @@ pub(super) struct Document {
     pub(super) dns: Dns,
     pub(super) log: Log,
     pub(super) workers: NonZeroUsize,
+    pub(super) power: Power,
 }
 
 pub(super) struct ListenerEntry {
@@ -102,13 +103,16 @@ pub(super) fn read(tree: &Value, collector: &Collector) -> Option<Document> {
             dns: keys.optional("dns").and_then(|node| dns(&node)).unwrap_or_default(),
             log: keys.optional("log").and_then(|node| log(&node)).unwrap_or(DEFAULT_LOG),
             workers: keys.value("workers", cores(), values::count(1024)),
+            power: power::read(keys),
         }
     })
 }
 
-/// Quota and affinity of the process are respected.
+/// Quota and affinity of the process are respected, as they are when it starts: a running gate cannot read its quota.
 fn cores() -> NonZeroUsize {
-    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+    static CORES: LazyLock<NonZeroUsize> =
+        LazyLock::new(|| std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN));
+    *CORES
 }
 
 fn listener(node: &Node<'_>) -> Option<ListenerEntry> {

@@ -3,8 +3,8 @@
 //! Read top to bottom: `tree` turns text into a YAML tree, `document` reads the tree's sections key by key (with
 //! `section` for mappings and `values` for single values), `check` compares the parts with one another and builds the
 //! route tables, `warnings` looks for what is allowed and yet probably not meant. None of them stops at the first
-//! mistake. (`health_check`, `limits` and `proxy_protocol` are sections of `document`; `credentials` reads the PEM files
-//! that the first names, and `files` notices when files change.)
+//! mistake. (`health_check`, `limits`, `power` and `proxy_protocol` are sections of `document`; `credentials` reads the PEM
+//! files that the first names, and `files` notices when files change.)
 //! `print` is the way back: a [`Config`] displays as the YAML that it is in effect.
 
 mod check;
@@ -15,6 +15,7 @@ pub mod files;
 mod health_check;
 mod limits;
 mod mistakes;
+mod power;
 mod print;
 mod proxy_protocol;
 mod section;
@@ -39,6 +40,7 @@ pub use health_check::{Authorities, ClientFiles, HealthCheck, HttpQuestion, Pin,
 pub use limits::Limits;
 pub use mistakes::{LoadError, Mistake, Mistakes};
 pub(crate) use mistakes::{counted, suggestion};
+pub use power::{Power, Sandbox, User};
 pub use proxy_protocol::TrustedProxies;
 pub use warnings::Warning;
 
@@ -67,6 +69,8 @@ pub struct Config {
     pub log: Log,
     /// How many worker threads there are.
     pub workers: NonZeroUsize,
+    /// What power the process keeps.
+    pub power: Power,
     /// What is allowed and yet probably not meant.
     pub warnings: Vec<Warning>,
     /// The networks of each route, as written: its source list keeps only what follows from them.

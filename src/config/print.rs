@@ -3,6 +3,7 @@
 use std::fmt::{self, Display, Formatter, Write};
 
 use super::document::{LOG_FORMAT, LOG_LEVEL, REJECT};
+use super::power::SANDBOX;
 use super::proxy_protocol::ANNOUNCED;
 use super::upstream::{BALANCE, ESTABLISHED};
 use super::values::{Span, display_size};
@@ -28,7 +29,13 @@ impl Display for Config {
         }
         let (format, level) = (word(&LOG_FORMAT, &self.log.format), word(&LOG_LEVEL, &self.log.level));
         writeln!(f, "log:\n  format: {format}\n  level: {level}\n  access: {}", self.log.access)?;
-        writeln!(f, "workers: {}", self.workers)
+        writeln!(f, "workers: {}", self.workers)?;
+        match &self.power.user {
+            None => writeln!(f, "# user: whoever starts it")?,
+            Some(user) => writeln!(f, "user: {}", quoted(user))?,
+        }
+        writeln!(f, "sandbox: {}", word(&SANDBOX, &self.power.sandbox))?;
+        writeln!(f, "sandbox_ports: {}", self.power.sandbox_ports)
     }
 }
 

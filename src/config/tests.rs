@@ -132,7 +132,9 @@ fn keys_are_known_and_given_once() {
         (with_top("worker: 2"), &["worker: unknown key; did you mean `workers`?"]),
         (
             with_top("admin: { address: '127.0.0.1:9901' }"),
-            &["admin: unknown key; known here: `listeners`, `routes`, `upstreams`, `limits`, `dns`, `log`, `workers`"],
+            &[
+                "admin: unknown key; known here: `listeners`, `routes`, `upstreams`, `limits`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`",
+            ],
         ),
         (
             with_top("log: !color { format: json }"),
@@ -140,12 +142,14 @@ fn keys_are_known_and_given_once() {
         ),
         (
             with_top("7: x"),
-            &["7: unknown key; known here: `listeners`, `routes`, `upstreams`, `limits`, `dns`, `log`, `workers`"],
+            &[
+                "7: unknown key; known here: `listeners`, `routes`, `upstreams`, `limits`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`",
+            ],
         ),
         (
             with_top("'a.b': x"),
             &[
-                r#"["a.b"]: unknown key; known here: `listeners`, `routes`, `upstreams`, `limits`, `dns`, `log`, `workers`"#,
+                r#"["a.b"]: unknown key; known here: `listeners`, `routes`, `upstreams`, `limits`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`"#,
             ],
         ),
         (
@@ -691,6 +695,7 @@ fn defaults_are_those_of_the_design() {
     assert_eq!(upstream.endpoints, [Endpoint { address, weight: 1, backup: false }]);
     assert_eq!(config.log, Log { format: LogFormat::Json, level: tracing::Level::INFO, access: true });
     assert_eq!(Some(config.workers), std::thread::available_parallelism().ok());
+    assert_eq!(config.power, Power { user: None, sandbox: Sandbox::Auto, sandbox_ports: false });
     assert_eq!(config.warnings.len(), 1, "only of the unused upstream: {:?}", config.warnings);
 }
 
@@ -717,6 +722,8 @@ upstreams:
 dns: { servers: ['10.0.0.2:8600', 10.0.0.3, '[2001:db8::1]:53', '2001:db8::2'] }
 log: { format: text, level: debug, access: false }
 workers: 7
+user: 65534:65533
+sandbox: require
 ",
     );
     let [one, other] = &config.listeners[..] else { panic!("two listeners") };
@@ -742,6 +749,8 @@ workers: 7
     assert_eq!(servers, ["10.0.0.2:8600", "10.0.0.3:53", "[2001:db8::1]:53", "[2001:db8::2]:53"]);
     assert_eq!(config.log, Log { format: LogFormat::Text, level: tracing::Level::DEBUG, access: false });
     assert_eq!(config.workers.get(), 7);
+    let user = Some(User::Numbers(65_534, 65_533));
+    assert_eq!(config.power, Power { user, sandbox: Sandbox::Require, sandbox_ports: false });
     // Each listener has its own table.
     let nobody = crate::hello::Sni::Absent;
     let h2 = ["h2".parse().unwrap()];
@@ -804,6 +813,53 @@ upstreams: { u: { endpoints: ['10.0.0.7:6443'] } }
     assert!(warnings[0].starts_with("routes[1]: route `rest` is never reached for a.example: "), "{warnings:?}");
 }
 
+#[test]
+fn users_and_ports_of_the_sandbox_are_known() {
+    for name in ["nobody", "www-data", "_snigate", "a.b$", "7up"] {
+        assert_eq!(valid(&with_top(&format!("user: '{name}'"))).power.user, Some(User::Name(name.into())));
+    }
+    let long = "user: aaaaaaaaaabbbbbbbbbbccccccccccddd";
+    assert_mistakes(&[
+        (with_top("user: 1000"), &["user: lacks the group: write `1000:1000` if that is its number too"]),
+        (
+            with_top("user: '1000'"),
+            &["user: \"1000\" lacks the group: write the numbers of both, such as `65534:65534`"],
+        ),
+        (
+            with_top("user: 'nobody:nogroup'"),
+            &["user: \"nobody:nogroup\" is no user: write a name, or the numbers of user and group, such as \
+               `65534:65534`"],
+        ),
+        (
+            with_top("user: '4294967295:1'"),
+            &["user: \"4294967295:1\" is no user: write a name, or the numbers of user and group, such as \
+               `65534:65534`"],
+        ),
+        (with_top("user: a b"), &["user: \"a b\" is no name of a user: write one such as `nobody`"]),
+        (with_top("user: '-a'"), &["user: \"-a\" is no name of a user: write one such as `nobody`"]),
+        (
+            with_top(long),
+            &["user: \"aaaaaaaaaabbbbbbbbbbccccccccccddd\" is no name of a user: write one such as `nobody`"],
+        ),
+        (with_top("sandbox: on"), &["sandbox: unknown value \"on\"; known here: `auto`, `off`, `require`"]),
+        (with_top("sandbox_ports: [1]"), &["sandbox_ports: expected `true` or `false`, found a list"]),
+        (
+            with_top("sandbox: off\nsandbox_ports: true"),
+            &["sandbox_ports: is a part of the sandbox, and that is off: keep one of the two keys"],
+        ),
+        (
+            with_endpoints("srv: _api._tcp.example") + "sandbox_ports: true\n",
+            &["sandbox_ports: SRV records of `_api._tcp.example` bring ports that are not known yet: leave \
+               `sandbox_ports` out, or give that endpoint an `address`"],
+        ),
+        (
+            with_listeners("{ address: ':0' }") + "sandbox_ports: true\n",
+            &["sandbox_ports: port 0 of `:0` stands for one that is not known yet: leave `sandbox_ports` out, or \
+               choose a port"],
+        ),
+    ]);
+}
+
 fn assert_prints_back(text: &str) {
     let printed = valid(text).to_string();
     let again = valid(&printed);
@@ -833,6 +889,8 @@ fn the_effective_configuration_parses_back_to_itself() {
     ));
     assert_prints_back(&with_top("dns: { servers: ['[::1]:8600', 10.0.0.2] }"));
     assert_prints_back(&with_top("dns: {}"));
+    assert_prints_back(&with_top("user: nobody\nsandbox_ports: true"));
+    assert_prints_back(&with_top("user: '0:0'\nsandbox: off"));
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -156,7 +157,7 @@ fn gate_that_hears(call: &str, error: &str, times: &str, upstream: SocketAddr) -
     }
     let (trace, inject) = (format!("trace={call}"), format!("inject={call}:error={error}:when={times}"));
     let arguments = ["-D", "-f", "-qq", "-o", "/dev/null", "-e", &trace, "-e", &inject];
-    Some(GateProcess::start_by("strace", &arguments, &configuration(upstream)))
+    Some(GateProcess::start_by(Command::new("strace").args(arguments), &configuration(upstream)))
 }
 
 #[test]

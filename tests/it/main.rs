@@ -33,6 +33,7 @@ mod openssl;
 mod packages;
 mod peers;
 mod pipes;
+mod power;
 mod probes;
 mod proxy_protocol;
 mod refusals;

@@ -28,6 +28,7 @@ const LAYERS: &[&str] = &[
     "proxy_protocol",
     "routing",
     "config",
+    "power",
     "observe",
     "limits",
     "upstream",

@@ -184,38 +184,30 @@ impl GateProcess {
     /// The same, but nobody reads its standard output, and so its access log.
     pub fn start_unread(yaml: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let command = command(&folder, yaml);
-        Self::launch(command, folder)
+        let mut command = command(&folder, yaml);
+        Self::launch(&mut command, folder)
     }
 
     /// [`GateProcess::start`] as another user; only root may.
     pub fn start_as(user: Uid, yaml: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
-        // Where it was built, others may not be allowed to look.
-        let program = folder.path().join("snigate");
-        fs::copy(PROGRAM, &program).unwrap();
-        fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
-        let mut command = command_of(&program, &folder, yaml);
-        command.uid(user.as_raw()).gid(user.as_raw()).current_dir("/");
-        let mut gate = Self::launch(command, folder);
+        let mut command = command_as(user, &folder, yaml);
+        let mut gate = Self::launch(&mut command, folder);
         gate.lines.fill(gate.child.stdout.take().unwrap());
         gate
     }
 
-    /// [`GateProcess::start`] by way of another program, which becomes it; that program's own lines are among its own.
-    pub fn start_by(program: &str, arguments: &[&str], yaml: &str) -> Self {
+    /// [`GateProcess::start`] by another program, which makes itself the gate in the end.
+    pub fn start_by(starter: &mut Command, yaml: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let gate = command(&folder, yaml);
-        let mut command = Command::new(program);
-        command.args(arguments).arg(gate.get_program()).args(gate.get_args());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut gate = Self::launch(command, folder);
+        starter.arg(gate.get_program()).args(gate.get_args()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut gate = Self::launch(starter, folder);
         gate.lines.fill(gate.child.stdout.take().unwrap());
         gate
     }
 
-    fn launch(mut command: Command, folder: TempDir) -> Self {
+    fn launch(command: &mut Command, folder: TempDir) -> Self {
         let mut child = command.spawn().unwrap();
         let lines = Lines::default();
         lines.fill(child.stderr.take().unwrap());
@@ -233,6 +225,12 @@ impl GateProcess {
     pub fn run(yaml: &str) -> Run {
         let folder = tempfile::tempdir().unwrap();
         tools::run(&mut command(&folder, yaml), "")
+    }
+
+    /// The same as another user; only root may.
+    pub fn run_as(user: Uid, yaml: &str) -> Run {
+        let folder = tempfile::tempdir().unwrap();
+        tools::run(&mut command_as(user, &folder, yaml), "")
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -268,7 +266,19 @@ fn command(folder: &TempDir, yaml: &str) -> Command {
     command_of(Path::new(PROGRAM), folder, yaml)
 }
 
+fn command_as(user: Uid, folder: &TempDir, yaml: &str) -> Command {
+    // Where it was built, others may not be allowed to look.
+    let program = folder.path().join("snigate");
+    fs::copy(PROGRAM, &program).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let mut command = command_of(&program, folder, yaml);
+    command.uid(user.as_raw()).gid(user.as_raw()).current_dir("/");
+    command
+}
+
 fn command_of(program: &Path, folder: &TempDir, yaml: &str) -> Command {
+    // A gate that takes another user reads it as that one.
+    fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     let config = folder.path().join("snigate.yaml");
     fs::write(&config, yaml).unwrap();
     fs::set_permissions(&config, Permissions::from_mode(0o644)).unwrap();
