@@ -1,9 +1,11 @@
 //! The story of one connection, from accept to outcome: read the hello, decide, connect, replay, relay.
 
 mod first_bytes;
+mod ids;
 mod introduction;
 mod read_hello;
 mod record;
+mod story;
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -23,8 +25,8 @@ use crate::outcome::{ClosedBy, Fault, Reason};
 use crate::relay::{End, Pipes, Relay, Scratch, close_gently, close_with_reset, send_then_close};
 use crate::routing::{Decision, Route};
 use crate::upstream::{self, Upstream, connect};
+pub use ids::Ids;
 use read_hello::read_hello;
-pub use record::Ids;
 use record::Record;
 
 /// What a worker lends its connections.

@@ -1,14 +1,14 @@
 //! What is remembered of a connection while it lives, and written down when it has ended.
 
-use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
 use super::Tools;
+use super::story::{Heard, Reached, Routed, Story, Texts};
 use crate::config::Listener;
 use crate::hello::{AlpnProtocol, ClientHello, Sni, ja4};
 use crate::limits::Permits;
@@ -19,32 +19,6 @@ use crate::proxy_protocol::Ends;
 use crate::relay::End;
 use crate::routing::Route;
 use crate::upstream::Connection;
-
-/// Names connections: unique on this host, also across restarts.
-#[derive(Debug)]
-pub struct Ids {
-    /// What the names of one worker begin with: when it started, in microseconds since the epoch, and its number.
-    prefix: String,
-    next: Cell<u64>,
-}
-
-impl Ids {
-    /// The names that one worker gives.
-    pub fn of_worker(worker: usize) -> Self {
-        let start = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_micros();
-        Self { prefix: format!("{start:x}-{worker:x}-"), next: Cell::new(0) }
-    }
-
-    fn next(&self) -> u64 {
-        let number = self.next.get();
-        self.next.set(number + 1);
-        number
-    }
-
-    fn name(&self, number: u64) -> String {
-        format!("{}{number:x}", self.prefix)
-    }
-}
 
 /// One connection's entry in the table of live ones and its line-to-be in the access log. Whatever becomes of the
 /// connection, a panic included, the line is written and the entry is given back.
@@ -60,61 +34,6 @@ pub(super) struct Record {
     story: Option<Box<Story>>,
     permits: Permits,
     end: Option<End>,
-}
-
-/// What is only kept to be told at the end. Many connections are idle for hours: this and the texts of its hello fit into
-/// the gaps that allocators leave between their task and their sockets, see the test of its size.
-#[derive(Default)]
-struct Story {
-    /// The proxy that the client came through, if it was introduced by one.
-    balancer: Option<Box<(IpAddr, u16)>>,
-    hello: Option<Heard>,
-    routed: Option<Routed>,
-}
-
-/// What the log keeps of a hello.
-struct Heard {
-    /// Server name, protocols and JA4.
-    texts: Texts,
-    ech: bool,
-    bytes: u32,
-    records: u16,
-}
-
-struct Routed {
-    route: Arc<Route>,
-    reached: Reached,
-}
-
-/// How far the way to an endpoint has come.
-enum Reached {
-    Nothing { decided: Instant },
-    Endpoint { address: SocketAddr, local_port: Option<u16>, microseconds: u32 },
-}
-
-/// Short texts in one piece of memory, each there or not.
-struct Texts {
-    joined: Box<str>,
-    lengths: [Option<u16>; 3],
-}
-
-impl Texts {
-    fn join(texts: [Option<&str>; 3]) -> Self {
-        let length = |text: &str| u16::try_from(text.len()).unwrap_or_else(|_| unreachable!("{TEXT_LIMIT} at most"));
-        Self {
-            joined: texts.map(Option::unwrap_or_default).concat().into(),
-            lengths: texts.map(|text| text.map(length)),
-        }
-    }
-
-    fn split(&self) -> [Option<&str>; 3] {
-        let mut rest = &*self.joined;
-        self.lengths.map(|length| {
-            let (text, after) = rest.split_at(length?.into());
-            rest = after;
-            Some(text)
-        })
-    }
 }
 
 impl Record {
@@ -326,11 +245,13 @@ fn hint(reason: Reason) -> Option<&'static str> {
 mod tests {
     use super::*;
     use crate::config::{Config, LogFormat};
+    use crate::connection::Ids;
     use crate::limits::tests::undecided;
     use crate::observe::access_log::AccessLog;
     use crate::observe::lines::tests::Memory;
     use crate::observe::live::LiveTable;
     use crate::relay::{Pipes, Scratch};
+    use std::cell::Cell;
     use tokio::runtime::{Builder, LocalOptions};
 
     /// The id, reason and closer of every line.
