@@ -19,9 +19,18 @@ const WITH_PORTS: ABI = ABI::V4;
 
 const READING: BitFlags<AccessFs> = make_bitflags!(AccessFs::{ReadFile | ReadDir});
 
-/// What is read while the process runs, wherever the configuration is: names and servers; random numbers, on kernels and
-/// in C libraries that have no call for them; a sink; and what the kernel tells of this process.
-const ALWAYS: [&str; 6] = ["/etc/resolv.conf", "/etc/hosts", "/dev/urandom", "/dev/random", "/dev/null", "/proc/self"];
+/// What is read while the process runs, wherever the configuration is: names and servers; random numbers and the host's
+/// name where there is no call for them, as in a program that is linked statically; a sink; and what the kernel tells of
+/// this process.
+const ALWAYS: [&str; 7] = [
+    "/etc/resolv.conf",
+    "/etc/hosts",
+    "/dev/urandom",
+    "/dev/random",
+    "/dev/null",
+    "/proc/self",
+    "/proc/sys/kernel/hostname",
+];
 
 /// Directories in which too much lies side by side to be opened up for the sake of one file.
 const WIDE: [&str; 12] =
@@ -116,7 +125,10 @@ impl Reach {
 
 fn is_wide(directory: &Path) -> bool {
     let is = |wide: &str| directory == Path::new(wide);
-    WIDE.into_iter().any(is) || directory.parent() == Some(Path::new("/home"))
+    let is_below = |wide: &str| directory.starts_with(wide);
+    WIDE.into_iter().any(is)
+        || ["/proc", "/sys"].into_iter().any(is_below)
+        || directory.parent() == Some(Path::new("/home"))
 }
 
 /// The TCP ports of a configuration.
@@ -212,7 +224,9 @@ mod tests {
             assert_eq!(reach.files, files.iter().map(PathBuf::from).collect(), "{file}");
             assert_eq!(reach.fixed().len(), files.len(), "{file}");
         }
-        for (directory, wide) in [("/", true), ("/etc", true), ("/home/jane", true), ("/home/jane/gate", false)] {
+        for (directory, wide) in
+            [("/", true), ("/etc", true), ("/home/jane", true), ("/home/jane/gate", false), ("/proc/sys/kernel", true)]
+        {
             assert_eq!(is_wide(Path::new(directory)), wide, "{directory}");
         }
     }

@@ -8,6 +8,7 @@ use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::process::CommandExt;
+use std::panic::catch_unwind;
 use std::path::Path;
 use std::process::{self, Command};
 use std::sync::Mutex;
@@ -278,6 +279,14 @@ fn nothing_is_executed_signalled_or_spoken_to_but_by_tcp_and_udp() {
     assert_eq!(child.try_wait().unwrap(), None);
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn a_panic_unwinds_in_the_sandbox_too() {
+    let Some(inside) = Inside::with(of_our_own(1), "") else { return };
+    // Looking for what to print of it may fail there; it must not end more than what panicked.
+    let caught = inside.run(|| catch_unwind(|| panic!("this one is meant")).is_err());
+    assert!(caught);
 }
 
 #[test]
