@@ -169,6 +169,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, Pin};
 
+    use std::io;
     use std::net::TcpListener;
     use std::time::Duration;
     use tokio::sync::mpsc::unbounded_channel;
@@ -244,14 +245,41 @@ mod tests {
         LocalSet::new().run_until(told).await;
     }
 
+    #[tokio::test]
+    async fn who_is_to_get_another_header_is_asked_anew() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let endpoint = Arc::new(Endpoint::new(listener.local_addr().unwrap()));
+        let mut config = configured("tcp: {}, interval: 1h, timeout: 60s");
+        let mut watches = Watches::new(&config, RouteNames::default());
+        let (teller, mut news) = unbounded_channel();
+        let mut tasks = JoinSet::new();
+        let asked = async {
+            for (header, expected) in [(None, ""), (Some(Version::V1), "PROXY UNKNOWN\r\n")] {
+                config.proxy_protocol = header;
+                watches.change(&config, RouteNames::default());
+                assert!(watches.running.is_empty());
+                watches.follow([(&endpoint, None)].into_iter(), &teller, &mut tasks);
+                assert!(matches!(news.recv().await, Some(News::Probed { .. })));
+                assert_eq!(io::read_to_string(listener.accept().unwrap().0).unwrap(), expected);
+                watches.change(&config, RouteNames::default());
+                assert_eq!(watches.running.len(), 1, "nothing has changed");
+            }
+        };
+        timeout(Duration::from_secs(60), LocalSet::new().run_until(asked)).await.unwrap();
+    }
+
     /// The watches of an upstream with this check.
     fn watches(check: &str) -> Watches {
+        Watches::new(&configured(check), RouteNames::default())
+    }
+
+    fn configured(check: &str) -> config::Upstream {
         let yaml = format!(
             "
             listeners: [{{ address: ':1' }}]
             routes: [{{ server_names: [a.test], upstream: up }}]
             upstreams: {{ up: {{ endpoints: ['127.0.0.1:1'], health_check: {{ {check} }} }} }}"
         );
-        Watches::new(&Config::parse(&yaml).unwrap().upstreams[0], RouteNames::default())
+        Config::parse(&yaml).unwrap().upstreams.remove(0)
     }
 }
