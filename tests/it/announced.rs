@@ -12,7 +12,7 @@ use crate::support::certs::Authority;
 use crate::support::gate::{Gate, routing};
 use crate::support::hello::{hello, hello_of};
 use crate::support::tcp::{self, End, Refusing, Unanswering, Upstream};
-use crate::support::tls::{Service, Talk, classic};
+use crate::support::tls::{self, Client, Service, Talk, classic};
 use crate::support::{PATIENCE, tools, wait_until};
 
 /// A gate whose upstream has these endpoints and expects this version.
@@ -262,4 +262,18 @@ async fn probes_pass_where_a_header_is_required() {
         let Err(ProbeFailure::Handshake(why)) = report.outcome else { panic!("{report:?}") };
         assert!(!why.contains("PROXY"), "{why}");
     }
+}
+
+#[test]
+fn who_expects_a_header_is_well_by_probes_that_bring_one() {
+    let authority = Authority::new();
+    let server = Service::echo(&authority.server(&["a.test"])).start();
+    let yaml = routing([("a.test", server.address())]);
+    let requiring = Gate::start(&yaml.replace("name: gate", "name: gate, proxy_protocol: { trusted: [127.0.0.1] }"));
+    let asked = format!("ca_file: '{}', server_name: a.test", authority.file().display());
+    let keys = format!("up0: {{ proxy_protocol: v2, health_check: {{ timeout: 5s, tls: {{ {asked} }} }},");
+    // Who cannot be asked for proof gets nobody.
+    let gate = Gate::start(&routing([("a.test", requiring.address())]).replace("up0: {", &keys));
+    let client = Client::trusting(&authority).config();
+    tls::connect(&client, "a.test", gate.address()).unwrap().close().unwrap();
 }
