@@ -33,6 +33,7 @@ fn route(name: &str, upstream: UpstreamId, sources: SourceList) -> Route {
         sources,
         alpn: Vec::new(),
         upstream,
+        upstream_name: "up".into(),
         idle_timeout: Duration::from_secs(86_400),
         half_close_timeout: Duration::from_secs(60),
         allow_short_idle: false,

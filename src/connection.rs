@@ -24,15 +24,14 @@ use crate::observe::live::{Live, LiveTable};
 use crate::outcome::{ClosedBy, Fault, Reason};
 use crate::relay::{End, Pipes, Relay, Scratch, close_gently, close_with_reset, send_then_close};
 use crate::routing::{Decision, Route};
-use crate::upstream::{self, Upstream, connect};
+use crate::snapshot::{Entrance, Snapshot};
+use crate::upstream::{self, connect};
 pub use ids::Ids;
 use read_hello::read_hello;
 use record::Record;
 
 /// What a worker lends its connections.
 pub struct Tools {
-    /// The running upstreams, as routes number them.
-    pub upstreams: Vec<Arc<Upstream>>,
     /// The buffer that everything is read into.
     pub scratch: Scratch,
     /// Pipes for those that move bulk.
@@ -48,17 +47,13 @@ pub struct Tools {
 }
 
 /// Serves one client from accept to close. Never fails: how it ended is recorded.
-pub fn serve(
-    client: TcpStream,
-    source: SocketAddr,
-    listener: Arc<Listener>,
-    tools: Rc<Tools>,
-) -> impl Future<Output = ()> {
+pub fn serve(client: TcpStream, source: SocketAddr, entrance: Entrance, tools: Rc<Tools>) -> impl Future<Output = ()> {
     // Opened before the first poll: from accept on its time runs, and it is counted, and a stop finds it. Boxed: what
     // only the beginning needs is given back before bytes flow, for the hours that they may.
+    let Entrance { listener, snapshot } = entrance;
     let record = Record::open(source, listener, tools);
     let place = record.tools().undecided.enter(record.live().share());
-    let beginning = Box::pin(begin(client, record, place));
+    let beginning = Box::pin(begin(client, record, place, snapshot));
     async move {
         let (mut record, admitted) = beginning.await;
         let end = match admitted {
@@ -75,12 +70,18 @@ pub fn turn_away(source: SocketAddr, listener: Arc<Listener>, tools: Rc<Tools>, 
 }
 
 /// Everything before bytes flow; who is not admitted, or comes while we stop, has been told so when this returns.
-async fn begin(mut client: TcpStream, mut record: Record, mut place: Place) -> (Record, Result<Box<Admitted>, End>) {
+/// The snapshot is held for so long only.
+async fn begin(
+    mut client: TcpStream,
+    mut record: Record,
+    mut place: Place,
+    snapshot: Arc<Snapshot>,
+) -> (Record, Result<Box<Admitted>, End>) {
     let live = record.live().share();
     let admitted = tokio::select! {
         biased;
         reason = live.stopped() => Err(Refusal::stopped(reason)),
-        admitted = admit(&mut client, &mut record, &mut place) => admitted,
+        admitted = admit(&mut client, &mut record, &mut place, &snapshot) => admitted,
     };
     let admitted = match admitted {
         Ok((route, upstream, replay)) => Ok(Box::new(Admitted { client, route, upstream, replay })),
@@ -115,6 +116,7 @@ async fn admit(
     client: &mut TcpStream,
     record: &mut Record,
     place: &mut Place,
+    snapshot: &Snapshot,
 ) -> Result<(Arc<Route>, upstream::Connection, Bytes), Refusal> {
     let (listener, tools) = (Arc::clone(record.listener()), Rc::clone(record.tools()));
     let (ends, early) = match &listener.proxy_protocol {
@@ -125,7 +127,7 @@ async fn admit(
     if !listener.sources.admits(source) {
         return Err(Refusal::final_word(Reason::SourceDenied, None));
     }
-    place.identify(source, record.permits()).map_err(Refusal::close)?;
+    place.identify(&snapshot.limits, source, record.permits()).map_err(Refusal::close)?;
     let (hello, mut replay) = read_hello(client, &listener, &tools.scratch, record.accepted(), early, place).await?;
     record.heard(&hello, &replay);
 
@@ -135,7 +137,7 @@ async fn admit(
             return Err(Refusal::final_word(refusal.reason(), Some(alert(refusal.alert(), &replay))));
         }
     };
-    let upstream = &tools.upstreams[route.upstream.0];
+    let upstream = snapshot.upstream(route.upstream);
     if let Some(version) = upstream.proxy_protocol {
         replay = introduction::announce(version, client, ends, &hello, record, &replay)
             .map_err(|_| Refusal::close(Reason::Internal))?;
@@ -143,7 +145,7 @@ async fn admit(
     // A hostile hello is large, and the connect may take its time.
     drop(hello);
     record.routed(&route);
-    tools.undecided.limits().admit(record.permits(), &route, source).map_err(Refusal::close)?;
+    snapshot.limits.admit(record.permits(), &route, source).map_err(Refusal::close)?;
     place.decided(replay.len()).map_err(Refusal::close)?;
 
     let connected = tokio::select! {
@@ -239,7 +241,7 @@ mod tests {
     /// What an idle connection costs besides its sockets: see that nothing large is kept across an await.
     #[test]
     fn a_connection_and_its_live_entry_stay_small() {
-        fn size_of_future<F>(_: fn(TcpStream, SocketAddr, Arc<Listener>, Rc<Tools>) -> F) -> usize {
+        fn size_of_future<F>(_: fn(TcpStream, SocketAddr, Entrance, Rc<Tools>) -> F) -> usize {
             size_of::<F>()
         }
         let sizes = (size_of_future(serve), size_of::<Live>());

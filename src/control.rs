@@ -1,4 +1,4 @@
-//! The control thread: everything that is not a connection. It keeps the upstreams up to date.
+//! The control thread: everything that is not a connection. It keeps the upstreams up to date, and changes configurations.
 
 use std::io;
 use std::rc::Rc;
@@ -6,25 +6,45 @@ use std::sync::mpsc;
 use std::thread::{self, JoinHandle};
 
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::watch;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
-use crate::config;
+use crate::config::{self, Config};
+use crate::reload::{CannotBind, Changed, InForce};
 use crate::upstream::Keeper;
 use crate::upstream::names::Names;
+
+/// What the control thread is to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Put this configuration in force.
+    Reload {
+        /// The whole of it.
+        config: Box<Config>,
+        /// Hears what came of it.
+        done: oneshot::Sender<Result<Changed, CannotBind>>,
+    },
+}
 
 /// Starts the thread. It ends when the sender of `stop` is gone.
 ///
 /// # Errors
 /// When the thread or its runtime cannot be made.
-pub fn start(keepers: Vec<Keeper>, dns: &config::Dns, stop: watch::Receiver<()>) -> io::Result<JoinHandle<()>> {
+pub fn start(
+    in_force: InForce,
+    keepers: Vec<Keeper>,
+    dns: &config::Dns,
+    orders: UnboundedReceiver<Order>,
+    stop: watch::Receiver<()>,
+) -> io::Result<JoinHandle<()>> {
     let (started, start) = mpsc::sync_channel(1);
     let names = Names::new(dns);
     let thread = thread::Builder::new().name("control".into()).spawn(move || {
         match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => {
                 let _ = started.send(Ok(()));
-                runtime.block_on(control(keepers, names, stop));
+                runtime.block_on(control(in_force, keepers, names, orders, stop));
                 // Does not wait for what nobody waits for any more.
                 runtime.shutdown_background();
             }
@@ -35,14 +55,32 @@ pub fn start(keepers: Vec<Keeper>, dns: &config::Dns, stop: watch::Receiver<()>)
     Ok(thread)
 }
 
-async fn control(keepers: Vec<Keeper>, names: Names, mut stop: watch::Receiver<()>) {
+async fn control(
+    mut in_force: InForce,
+    keepers: Vec<Keeper>,
+    names: Names,
+    mut orders: UnboundedReceiver<Order>,
+    mut stop: watch::Receiver<()>,
+) {
     let names = Rc::new(names);
     let mut keeping = JoinSet::new();
-    for keeper in keepers {
-        keeping.spawn_local(keeper.keep(Rc::clone(&names)));
-    }
+    let keep = |keepers: Vec<Keeper>, keeping: &mut JoinSet<()>| {
+        for keeper in keepers {
+            keeping.spawn_local(keeper.keep(Rc::clone(&names)));
+        }
+    };
+    keep(keepers, &mut keeping);
     loop {
         tokio::select! {
+            Some(Order::Reload { config, done }) = orders.recv() => {
+                names.ask(&config.dns);
+                let changed = in_force.change(*config).await.map(|(changed, keepers)| {
+                    keep(keepers, &mut keeping);
+                    changed
+                });
+                // Who gave the order may have gone.
+                let _ = done.send(changed);
+            }
             Some(ended) = keeping.join_next() => {
                 if ended.is_err() {
                     tracing::error!("an upstream is not kept up to date any more");

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::snapshot::Entrance;
+
 /// A client on its way from the worker that accepted it to the one that serves it.
 #[derive(Debug)]
 pub struct Accepted {
@@ -16,8 +18,8 @@ pub struct Accepted {
     pub socket: net::TcpStream,
     /// Where it comes from.
     pub source: SocketAddr,
-    /// Which of the listeners accepted it, in the order that all workers have them in.
-    pub listener: usize,
+    /// Where it came in.
+    pub entrance: Entrance,
     /// Counts it at the worker that is to serve it, until that one does.
     pub announced: Announced,
 }
@@ -98,12 +100,12 @@ impl Crew {
         to: usize,
         socket: net::TcpStream,
         source: SocketAddr,
-        listener: usize,
+        entrance: Entrance,
     ) -> Result<(), Accepted> {
         let mate = &self.mates[to];
         mate.open.fetch_add(1, Ordering::Relaxed);
         let announced = Announced(Arc::clone(&mate.open));
-        mate.inbox.send(Accepted { socket, source, listener, announced }).map_err(|returned| returned.0)
+        mate.inbox.send(Accepted { socket, source, entrance, announced }).map_err(|returned| returned.0)
     }
 }
 
@@ -116,6 +118,7 @@ fn is_clearly_more(open: usize, idlest: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::tests::entrance;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
     /// Accepts this many at the first of the workers; what each gets.
@@ -129,7 +132,7 @@ mod tests {
                     crews[0].counter().fetch_add(1, Ordering::Relaxed);
                 }
                 Some(idler) => {
-                    crews[0].hand_over(idler, TcpStream::connect(address).unwrap(), address, 0).unwrap();
+                    crews[0].hand_over(idler, TcpStream::connect(address).unwrap(), address, entrance()).unwrap();
                 }
             }
         }
@@ -165,7 +168,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let mut crews = Crew::of(2);
         drop(crews.pop());
-        let returned = crews[0].0.hand_over(1, TcpStream::connect(address).unwrap(), address, 7).unwrap_err();
-        assert_eq!((returned.listener, returned.source), (7, address));
+        let returned = crews[0].0.hand_over(1, TcpStream::connect(address).unwrap(), address, entrance()).unwrap_err();
+        assert_eq!(returned.source, address);
     }
 }

@@ -6,12 +6,14 @@
 //! main.rs            argv → command, exit code
 //!  7  cli            one file a command
 //!  5  server         the process: configuration → running upstreams, workers, signals
+//!     reload         from one configuration to the next
 //!     control        one thread: what is not a connection; upstreams kept up to date
 //!     worker         one thread, one single-threaded runtime, its listeners and its connections
 //!     listener       socket options, accept loop
 //!     crew           the workers as they see each other; hand-over
 //!     power          user, capabilities, files, system calls: what a running process gives up
-//!  4  connection     the story: one connection from accept to outcome
+//!  4  snapshot       what is in force
+//!     connection     the story: one connection from accept to outcome
 //!  3  relay          two directions; half-close; resets; idle
 //!     upstream       endpoints, picking, connecting
 //!     limits         permits: all, undecided, per source, per route; what fits
@@ -40,8 +42,10 @@ pub mod outcome;
 pub mod power;
 pub mod proxy_protocol;
 pub mod relay;
+pub mod reload;
 pub mod routing;
 pub mod server;
 pub mod server_name;
+pub mod snapshot;
 pub mod upstream;
 pub mod worker;

@@ -36,7 +36,7 @@ pub const SCARCE_READ: usize = 4 * 1024;
 #[derive(Debug)]
 pub struct Limits {
     started: Instant,
-    sources: Sources,
+    sources: Arc<Sources>,
     undecided_per_source: usize,
     per_source: Option<NonZeroUsize>,
     rate_per_source: Option<Pace>,
@@ -47,9 +47,9 @@ pub struct Limits {
 #[derive(Debug)]
 struct LimitedRoute {
     limits: RouteLimits,
-    open: AtomicUsize,
-    sources: Option<Sources>,
-    pace: Option<SharedPace>,
+    open: Arc<AtomicUsize>,
+    sources: Option<Arc<Sources>>,
+    pace: Option<Arc<SharedPace>>,
 }
 
 /// What a connection is counted in while it is open; nothing, where nothing limits it.
@@ -71,22 +71,26 @@ struct RoutePermit {
 impl Limits {
     /// The limits of a configuration, for as many connections as the plan says.
     pub fn new(config: &Config, plan: &Plan) -> Self {
+        Self::following(None, config, plan)
+    }
+
+    /// The limits of another configuration, with everything that is counted already.
+    pub fn changed(&self, config: &Config, plan: &Plan) -> Self {
+        Self::following(Some(self), config, plan)
+    }
+
+    fn following(before: Option<&Self>, config: &Config, plan: &Plan) -> Self {
         let limits = &config.limits;
         let limited = config.routes.iter().filter(|route| route.limits != RouteLimits::default());
         let route = |route: &Arc<Route>| {
-            let limits = route.limits.clone();
-            let most = limits.connections.map_or(plan.connections(), |most| most.get().min(plan.connections()));
-            let limited = LimitedRoute {
-                open: AtomicUsize::new(0),
-                sources: limits.per_source.map(|_| Sources::for_connections(most)),
-                pace: limits.rate.map(SharedPace::new),
-                limits,
-            };
+            let before = before.and_then(|before| before.routes.get(&route.name));
+            let limited = LimitedRoute::following(before.map(|before| &**before), &route.limits, plan);
             (Arc::clone(&route.name), Arc::new(limited))
         };
+        let new_sources = || Arc::new(Sources::for_connections(plan.connections()));
         Self {
-            started: Instant::now(),
-            sources: Sources::for_connections(plan.connections()),
+            started: before.map_or_else(Instant::now, |before| before.started),
+            sources: before.map_or_else(new_sources, |before| Arc::clone(&before.sources)),
             undecided_per_source: limits.undecided_per_source.get(),
             per_source: limits.per_source,
             rate_per_source: limits.rate_per_source.map(Pace::of),
@@ -145,6 +149,18 @@ struct Taken {
 }
 
 impl LimitedRoute {
+    fn following(before: Option<&Self>, limits: &RouteLimits, plan: &Plan) -> Self {
+        let most = limits.connections.map_or(plan.connections(), |most| most.get().min(plan.connections()));
+        let counted = before.and_then(|before| before.sources.clone());
+        let pace = before.filter(|before| before.limits.rate == limits.rate).and_then(|before| before.pace.clone());
+        Self {
+            open: before.map_or_else(Arc::default, |before| Arc::clone(&before.open)),
+            sources: limits.per_source.map(|_| counted.unwrap_or_else(|| Arc::new(Sources::for_connections(most)))),
+            pace: pace.or_else(|| limits.rate.map(|rate| Arc::new(SharedPace::new(rate)))),
+            limits: limits.clone(),
+        }
+    }
+
     fn take(self: &Arc<Self>, source: IpAddr, now: Duration) -> Result<RoutePermit, Reason> {
         // Undone on drop, whatever is refused after it.
         let before = self.open.fetch_add(1, Ordering::Relaxed);

@@ -2,12 +2,14 @@
 
 mod trouble;
 
+use std::future::pending;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -17,6 +19,7 @@ use crate::config;
 use crate::connection::{self, Tools};
 use crate::crew::{Accepted, Crew};
 use crate::outcome::Reason;
+use crate::snapshot::{Door, Entrance, Snapshot};
 use trouble::{Crowd, Spare, Trouble};
 
 /// Connections that may wait to be accepted, of each worker; the kernel caps it at `net.core.somaxconn`.
@@ -92,8 +95,8 @@ fn socket(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
 
 /// Where a worker's clients begin, whether it accepted them or another did.
 pub struct Reception {
-    /// The listeners, in the order of the configuration.
-    pub listeners: Vec<Arc<config::Listener>>,
+    /// What is in force.
+    pub current: Arc<ArcSwap<Snapshot>>,
     /// The workers.
     pub crew: Crew,
     /// How many connections there may be, of all workers.
@@ -104,30 +107,30 @@ pub struct Reception {
 
 impl Reception {
     /// Serves a client that this worker accepted, or hands it over to a worker that has clearly fewer.
-    fn receive(&self, client: TcpStream, source: SocketAddr, listener: usize) {
+    fn receive(&self, client: TcpStream, source: SocketAddr, entrance: Entrance) {
         let Some(idler) = self.crew.idler() else {
-            return self.serve(client, source, listener);
+            return self.serve(client, source, entrance);
         };
         match client.into_std() {
             Ok(socket) => {
-                if let Err(returned) = self.crew.hand_over(idler, socket, source, listener) {
+                if let Err(returned) = self.crew.hand_over(idler, socket, source, entrance) {
                     self.adopt(returned);
                 }
             }
             Err(error) => {
                 tracing::error!(%source, %error, "cannot hand a connection over");
-                self.turn_away(source, listener, Reason::Internal);
+                self.turn_away(source, entrance.listener, Reason::Internal);
             }
         }
     }
 
     /// Serves a client that another worker accepted.
-    pub fn adopt(&self, Accepted { socket, source, listener, announced }: Accepted) {
+    pub fn adopt(&self, Accepted { socket, source, entrance, announced }: Accepted) {
         match TcpStream::from_std(socket) {
-            Ok(client) => self.serve(client, source, listener),
+            Ok(client) => self.serve(client, source, entrance),
             Err(error) => {
                 tracing::error!(%source, %error, "cannot take a connection over");
-                self.turn_away(source, listener, Reason::Internal);
+                self.turn_away(source, entrance.listener, Reason::Internal);
             }
         }
         // Counted by the table of live ones now.
@@ -139,20 +142,28 @@ impl Reception {
     }
 
     /// Leaves a line for a client that is not served.
-    fn turn_away(&self, source: SocketAddr, listener: usize, reason: Reason) {
-        connection::turn_away(source, Arc::clone(&self.listeners[listener]), Rc::clone(&self.tools), reason);
+    fn turn_away(&self, source: SocketAddr, listener: Arc<config::Listener>, reason: Reason) {
+        connection::turn_away(source, listener, Rc::clone(&self.tools), reason);
     }
 
     /// In a task of its own.
-    fn serve(&self, client: TcpStream, source: SocketAddr, listener: usize) {
-        let listener = Arc::clone(&self.listeners[listener]);
-        tokio::task::spawn_local(connection::serve(client, source, listener, Rc::clone(&self.tools)));
+    fn serve(&self, client: TcpStream, source: SocketAddr, entrance: Entrance) {
+        tokio::task::spawn_local(connection::serve(client, source, entrance, Rc::clone(&self.tools)));
     }
 }
 
-/// Accepts from the listener of this number until the sender of `stop` is gone. Neither dies nor spins, whatever accept
-/// says.
-pub async fn accept(socket: TcpListener, number: usize, reception: Rc<Reception>, mut stop: watch::Receiver<()>) {
+/// Says that the sockets of a door are to close, and what was in force when its listener was there for the last time.
+pub type Closing = watch::Receiver<Option<Arc<Snapshot>>>;
+
+/// Accepts by one door until it is to close or the sender of `stop` is gone. Neither dies nor spins, whatever accept says.
+/// Who waits when the door closes is served still, as was in force last.
+pub async fn accept(
+    socket: TcpListener,
+    door: Door,
+    reception: Rc<Reception>,
+    mut closing: Closing,
+    mut stop: watch::Receiver<()>,
+) {
     let (mut trouble, mut crowd) = (Trouble::default(), Crowd::default());
     let mut spare = Spare::of(&socket);
     loop {
@@ -161,16 +172,18 @@ pub async fn accept(socket: TcpListener, number: usize, reception: Rc<Reception>
             // Those who wait already come first: a socket that closes resets them.
             accepted = socket.accept() => accepted,
             _ = stop.changed() => return,
+            _ = closed(&mut closing) => return,
         };
-        let listener = &reception.listeners[number].name;
+        let Some(entrance) = entrance(door, &reception, &mut closing).await else { return };
+        let listener = &entrance.listener.name;
         match accepted {
             Ok((client, source)) => {
                 trouble.is_over();
                 if crowd.has_place(&reception, listener).await {
-                    reception.receive(client, source, number);
+                    reception.receive(client, source, entrance);
                 } else {
                     drop(client);
-                    reception.turn_away(source, number, Reason::LimitGlobal);
+                    reception.turn_away(source, entrance.listener, Reason::LimitGlobal);
                 }
             }
             // accept(2): errors of the connection that was to be accepted, which is gone; the next one may be fine.
@@ -180,11 +193,29 @@ pub async fn accept(socket: TcpListener, number: usize, reception: Rc<Reception>
             Err(error) => {
                 let pause = trouble.pause_for(&error, listener);
                 if trouble.lasts() {
-                    spare.turn_away_who_waits(&socket, number, &reception);
+                    spare.turn_away_who_waits(&socket, &entrance.listener, &reception);
                 }
                 sleep(pause).await;
             }
         }
+    }
+}
+
+/// Where clients come in by this door: as is in force, or was before its listener went.
+async fn entrance(door: Door, reception: &Reception, closing: &mut Closing) -> Option<Entrance> {
+    match reception.current.load_full().entrance(door) {
+        None => closed(closing).await.entrance(door),
+        entrance => entrance,
+    }
+}
+
+/// Waits until the door is to close.
+async fn closed(closing: &mut Closing) -> Arc<Snapshot> {
+    let last = closing.wait_for(Option::is_some).await.ok().and_then(|last| last.clone());
+    match last {
+        Some(last) => last,
+        // Nobody is there any more to close it.
+        None => pending().await,
     }
 }
 

@@ -6,18 +6,16 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use rustix::process::{Resource, getrlimit};
-use tokio::sync::watch;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::{oneshot, watch};
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::connection::Ids;
-use crate::control;
+use crate::control::{self, Order};
 use crate::crew::Crew;
-use crate::limits::{DoesNotFit, Limits, Plan};
-use crate::listener;
+use crate::limits::{DoesNotFit, Plan};
 use crate::observe::access_log::AccessLog;
-use crate::routing::UpstreamId;
-use crate::upstream::certificate::RouteNames;
-use crate::upstream::{Keeper, Running};
+use crate::reload::{CannotBind, Changed, InForce};
 use crate::worker::{self, Equipment};
 
 /// A running gate.
@@ -25,9 +23,8 @@ use crate::worker::{self, Equipment};
 pub struct Server {
     addresses: Vec<(Arc<str>, SocketAddr)>,
     plan: Plan,
+    orders: UnboundedSender<Order>,
     threads: Vec<JoinHandle<()>>,
-    /// Kept up to date for as long as they are here.
-    _upstreams: Vec<Running>,
     /// The threads run for as long as it is there.
     running: watch::Sender<()>,
     log: AccessLog,
@@ -37,15 +34,8 @@ pub struct Server {
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// A listener's address cannot be bound.
-    #[error("listener {listener}: cannot listen on {address}{}", remedy(source))]
-    Bind {
-        /// The listener's name.
-        listener: Arc<str>,
-        /// The address as configured.
-        address: SocketAddr,
-        /// What the kernel said.
-        source: io::Error,
-    },
+    #[error(transparent)]
+    Bind(#[from] CannotBind),
     /// There is no room for so many connections.
     #[error(transparent)]
     DoesNotFit(#[from] DoesNotFit),
@@ -54,56 +44,38 @@ pub enum StartError {
     Worker(#[from] io::Error),
 }
 
-fn cannot_bind(listener: &config::Listener) -> impl FnOnce(io::Error) -> StartError {
-    let (listener, address) = (Arc::clone(&listener.name), listener.address.socket_addr());
-    move |source| StartError::Bind { listener, address, source }
-}
-
-fn remedy(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::AddrInUse => " (another process listens there: `ss -tlnp` names it)",
-        io::ErrorKind::PermissionDenied => {
-            " (ports below 1024 need CAP_NET_BIND_SERVICE: `setcap cap_net_bind_service=+ep` on the binary, or root)"
-        }
-        io::ErrorKind::AddrNotAvailable => " (this host has no such address)",
-        _ => "",
-    }
+/// Why another configuration was not put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// A listener's address cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] CannotBind),
+    /// The control thread is not there any more.
+    #[error("the process is stopping, or its control thread has ended")]
+    Stopping,
 }
 
 impl Server {
-    /// Binds every listener for every worker, then starts the workers; returns when all of them accept.
+    /// Binds every listener for every worker, then starts the workers; returns when all of them run.
     ///
     /// # Errors
     /// When there is no room for the connections, an address cannot be bound, or a worker cannot start; nothing runs then.
     pub fn start(config: &Config, log: AccessLog) -> Result<Self, StartError> {
         let workers = config.workers.get();
-        let (running, keepers): (Vec<_>, Vec<_>) = config
-            .upstreams
-            .iter()
-            .enumerate()
-            .map(|(place, upstream)| Keeper::of(upstream, RouteNames::of(&config.routes, UpstreamId(place))))
-            .unzip();
         let plan = Plan::of(config, getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))?;
-        let limits = Arc::new(Limits::new(config, &plan));
-        let mut addresses = Vec::new();
-        let mut sockets: Vec<Vec<_>> = (0..workers).map(|_| Vec::new()).collect();
-        config.listeners.iter().try_for_each(|listener| listener::probe(listener).map_err(cannot_bind(listener)))?;
-        for listener in &config.listeners {
-            let (address, group) = listener::bind(listener, workers).map_err(cannot_bind(listener))?;
-            addresses.push((Arc::clone(&listener.name), address));
-            sockets.iter_mut().zip(group).for_each(|(own, socket)| own.push(socket));
-        }
-        let listeners: Vec<_> = config.listeners.iter().cloned().map(Arc::new).collect();
-        let mut server =
-            Self { addresses, plan, threads: Vec::new(), _upstreams: running, running: watch::Sender::new(()), log };
-        server.threads.push(control::start(keepers, &config.dns, server.running.subscribe())?);
-        for (number, (sockets, crew)) in sockets.into_iter().zip(Crew::of(workers)).enumerate() {
+        let (doors, openings): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded_channel()).unzip();
+        let (in_force, keepers) = InForce::start(config, plan.clone(), doors)?;
+        let current = Arc::clone(in_force.current());
+        let (orders, received) = unbounded_channel();
+        let addresses = in_force.addresses();
+        let mut server = Self { addresses, plan, orders, threads: Vec::new(), running: watch::Sender::new(()), log };
+        server.threads.push(control::start(in_force, keepers, &config.dns, received, server.running.subscribe())?);
+        for (number, (openings, crew)) in openings.into_iter().zip(Crew::of(workers)).enumerate() {
             let equipment = Equipment {
-                listeners: listeners.clone(),
-                sockets,
+                current: Arc::clone(&current),
+                openings,
                 crew,
-                upstreams: server._upstreams.iter().map(|running: &Running| Arc::clone(running.upstream())).collect(),
-                limits: (Arc::clone(&limits), server.plan.share()),
+                share: server.plan.share(),
                 max_connections: server.plan.connections(),
                 log: server.log.clone(),
                 ids: Ids::of_worker(number),
@@ -113,7 +85,7 @@ impl Server {
         Ok(server)
     }
 
-    /// Each listener's name and the address it really has: with port 0, the port that the kernel chose.
+    /// Each listener's name and the address it had at the start: with port 0, the port that the kernel chose.
     pub fn addresses(&self) -> &[(Arc<str>, SocketAddr)] {
         &self.addresses
     }
@@ -121,6 +93,17 @@ impl Server {
     /// How many connections there may be, and what that takes.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// Puts another configuration in force. Nobody who is connected notices.
+    ///
+    /// # Errors
+    /// Why it is not in force; the one from before is then, as it was.
+    pub async fn reload(&self, config: Config) -> Result<Changed, ReloadError> {
+        let (done, changed) = oneshot::channel();
+        let order = Order::Reload { config: Box::new(config), done };
+        self.orders.send(order).map_err(|_| ReloadError::Stopping)?;
+        Ok(changed.await.map_err(|_| ReloadError::Stopping)??)
     }
 
     /// Stops accepting, ends what is open with the reason `drained`, and returns when all of it is closed and logged.

@@ -3,10 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::interval;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -15,17 +17,23 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::STOPPED_SHORT;
+use crate::config::files::FileWatch;
 use crate::config::{Config, Log, LogFormat};
 use crate::observe::access_log::AccessLog;
 use crate::observe::lines::Lines;
 use crate::power;
+use crate::reload::Changed;
 use crate::server::Server;
+
+/// How often it is looked whether the configuration file has become another one; it must have stood still in between.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Run the gate until SIGTERM or SIGINT
 ///
 /// Each connection leaves a line in the access log on standard output when it ends; messages go to standard error. All
 /// listeners are bound before the first connection is accepted. SIGTERM or SIGINT stops accepting and ends what is open
-/// with a FIN to both sides; the same again stops at once.
+/// with a FIN to both sides; the same again stops at once. SIGHUP, or another content of the file, puts the new
+/// configuration in force without touching a connection; one with a mistake changes nothing.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The configuration file
@@ -63,7 +71,8 @@ fn serve(config: &Config, path: &Path) -> anyhow::Result<ExitCode> {
         false => AccessLog::off(),
     };
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut stop = control.block_on(async { StopSignals::install() })?;
+    let (mut stop, mut hang_up) =
+        control.block_on(async { io::Result::Ok((StopSignals::install()?, signal(SignalKind::hangup())?)) })?;
     let server = Server::start(config, log)?;
     let plan = server.plan();
     tracing::info!(
@@ -77,8 +86,16 @@ fn serve(config: &Config, path: &Path) -> anyhow::Result<ExitCode> {
     }
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = config.workers, config = %path.display(), "ready");
     let code = control.block_on(async {
+        let mut watch = FileWatch::new(path);
+        let mut looks = interval(LOOK);
+        let signal = loop {
+            tokio::select! {
+                signal = stop.next() => break signal,
+                _ = hang_up.recv() => reload(&server, path, "SIGHUP").await,
+                _ = looks.tick() => if watch.has_changed() { reload(&server, path, "the file has changed").await },
+            }
+        };
         // Not in the macro: it looks at its fields only if the level is on.
-        let signal = stop.next().await;
         tracing::info!(signal, "stopping; a second signal stops at once");
         let stopped = tokio::task::spawn_blocking(move || server.stop());
         tokio::select! {
@@ -93,6 +110,38 @@ fn serve(config: &Config, path: &Path) -> anyhow::Result<ExitCode> {
     // Does not wait for the stop that a second signal cut short.
     control.shutdown_background();
     code
+}
+
+/// Puts what the file says now in force, or says why not.
+async fn reload(server: &Server, path: &Path, cause: &str) {
+    let file = path.display();
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(error) => {
+            for line in error.to_string().lines() {
+                tracing::error!(config = %file, "{line}");
+            }
+            tracing::error!(config = %file, cause, "not taken over: the configuration from before stays in force");
+            return;
+        }
+    };
+    for warning in &config.warnings {
+        tracing::warn!(config = %file, "{warning}");
+    }
+    match server.reload(config).await {
+        Ok(Changed { difference, addresses }) => {
+            for (listener, address) in addresses {
+                tracing::debug!(%listener, %address, "listening");
+            }
+            for key in &difference.needs_restart {
+                tracing::warn!(config = %file, "`{key}` changes with a restart only: what it was at the start holds");
+            }
+            tracing::info!(config = %file, cause, %difference, "configuration taken over");
+        }
+        Err(error) => {
+            tracing::error!(config = %file, cause, %error, "not taken over: the configuration from before stays in force");
+        }
+    }
 }
 
 struct StopSignals {

@@ -123,6 +123,7 @@ fn route(entry: &RouteEntry, name: Arc<str>, upstream: UpstreamId) -> Route {
         sources: SourceList::new(entry.networks.allow.as_deref(), &entry.networks.deny),
         alpn: entry.alpn.clone(),
         upstream,
+        upstream_name: entry.upstream.clone().unwrap_or_default(),
         idle_timeout: entry.idle_timeout,
         half_close_timeout: entry.half_close_timeout,
         allow_short_idle: entry.allow_short_idle,

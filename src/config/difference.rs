@@ -35,13 +35,16 @@ impl Difference {
         if before.dns != after.dns {
             others.push("dns");
         }
-        let mut needs_restart = Vec::new();
-        if before.log != after.log {
-            needs_restart.push("log");
+        if before.limits.counted() != after.limits.counted() {
+            others.push("limits");
         }
-        if before.workers != after.workers {
-            needs_restart.push("workers");
-        }
+        let restarts = [
+            ("limits", before.limits.planned() != after.limits.planned()),
+            ("log", before.log != after.log),
+            ("workers", before.workers != after.workers),
+            ("user, sandbox or sandbox_ports", before.power != after.power),
+        ];
+        let needs_restart = restarts.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect();
         Self {
             listeners: Names::between(&listeners(before), &listeners(after)),
             routes: Names::between(&routes(before), &routes(after)),
@@ -49,6 +52,18 @@ impl Difference {
             others,
             needs_restart,
         }
+    }
+}
+
+impl Config {
+    /// Takes over from the configuration before what cannot change in a running process.
+    pub fn keep_what_needs_a_restart(&mut self, before: &Self) {
+        self.log = before.log.clone();
+        self.workers = before.workers;
+        self.power = before.power.clone();
+        self.limits.max_connections = before.limits.max_connections;
+        self.limits.undecided = before.limits.undecided;
+        self.limits.relay_memory = before.limits.relay_memory;
     }
 }
 

@@ -23,6 +23,18 @@ pub struct Limits {
     pub relay_memory: usize,
 }
 
+impl Limits {
+    /// What is planned once, at the start.
+    pub(super) fn planned(&self) -> impl PartialEq + use<> {
+        (self.max_connections, self.undecided, self.relay_memory)
+    }
+
+    /// What only counts.
+    pub(super) fn counted(&self) -> impl PartialEq + use<> {
+        (self.undecided_per_source, self.per_source, self.rate_per_source)
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {

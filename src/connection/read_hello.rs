@@ -61,7 +61,7 @@ mod tests {
         let mut client = accepted.unwrap().0;
         let a_minute_ago = Instant::now() - Duration::from_secs(60);
         let scratch = Scratch::new();
-        let (live, undecided) = (Rc::new(LiveTable::default()).enter(), undecided(&config));
+        let (live, undecided) = (Rc::new(LiveTable::default()).enter(), undecided(&config).0);
         let place = undecided.enter(live.share());
         let reading = read_hello(&mut client, &config.listeners[0], &scratch, a_minute_ago, Bytes::new(), &place);
         let refusal = tokio::time::timeout(Duration::from_secs(30), reading).await.unwrap().unwrap_err();

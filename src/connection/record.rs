@@ -183,7 +183,7 @@ impl Record {
     }
 
     fn upstream(&self) -> Option<&str> {
-        self.route_and_reached().map(|(route, _)| &*self.tools.upstreams[route.upstream.0].name)
+        self.route_and_reached().map(|(route, _)| &*route.upstream_name)
     }
 
     pub(super) fn id(&self) -> String {
@@ -279,11 +279,10 @@ mod tests {
 
     fn tools(memory: &Memory) -> Rc<Tools> {
         Rc::new(Tools {
-            upstreams: Vec::new(),
             scratch: Scratch::new(),
             pipes: Pipes::new(0, 0),
             live: Rc::new(LiveTable::default()),
-            undecided: undecided(&config()),
+            undecided: undecided(&config()).0,
             log: AccessLog::new(LogFormat::Json, memory.clone()).unwrap(),
             ids: Ids { prefix: "a-b-".into(), next: Cell::new(0) },
         })

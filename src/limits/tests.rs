@@ -9,6 +9,7 @@ struct Stage {
     config: Config,
     table: Rc<LiveTable>,
     undecided: Rc<Undecided>,
+    limits: Arc<Limits>,
 }
 
 /// A connection that has not begun yet.
@@ -19,9 +20,9 @@ struct Client {
 }
 
 /// The undecided connections of the only worker under this configuration.
-pub(crate) fn undecided(config: &Config) -> Rc<Undecided> {
+pub(crate) fn undecided(config: &Config) -> (Rc<Undecided>, Arc<Limits>) {
     let plan = Plan::of(config, 1 << 16).unwrap();
-    Rc::new(Undecided::new(Arc::new(Limits::new(config, &plan)), &plan.share()))
+    (Rc::new(Undecided::new(&plan.share())), Arc::new(Limits::new(config, &plan)))
 }
 
 impl Stage {
@@ -37,7 +38,8 @@ impl Stage {
             limits: {{ {limits} }}"
         );
         let config = Config::parse(&yaml).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-        Self { undecided: undecided(&config), table: Rc::default(), config }
+        let (undecided, limits) = undecided(&config);
+        Self { undecided, limits, table: Rc::default(), config }
     }
 
     fn accept(&self) -> Client {
@@ -49,12 +51,11 @@ impl Stage {
     /// Accepts and identifies.
     fn client(&self, source: &str) -> Result<Client, Reason> {
         let mut client = self.accept();
-        client.place.identify(source.parse().unwrap(), &mut client.permits).map(|()| client)
+        client.place.identify(&self.limits, source.parse().unwrap(), &mut client.permits).map(|()| client)
     }
 
     fn admit(&self, client: &mut Client, source: &str, route: usize) -> Result<(), Reason> {
-        let limits = self.undecided.limits();
-        limits.admit(&mut client.permits, &self.config.routes[route], source.parse().unwrap())
+        self.limits.admit(&mut client.permits, &self.config.routes[route], source.parse().unwrap())
     }
 
     /// Of these, the numbers of those that were shed.
@@ -106,8 +107,9 @@ fn a_source_whose_others_are_elsewhere_is_refused_itself() {
     let stage = Stage::set("undecided_per_source: 2", "");
     // Another worker counts in the same table.
     let share = Plan::of(&stage.config, 1 << 16).unwrap().share();
-    let other = Rc::new(Undecided::new(Arc::clone(stage.undecided.limits()), &share));
-    let elsewhere = Stage { config: stage.config.clone(), table: Rc::default(), undecided: other };
+    let other = Rc::new(Undecided::new(&share));
+    let limits = Arc::clone(&stage.limits);
+    let elsewhere = Stage { config: stage.config.clone(), table: Rc::default(), undecided: other, limits };
     let held = ["192.0.2.1"; 2].map(|source| elsewhere.client(source).unwrap());
     assert_eq!(stage.client("192.0.2.1").err(), Some(Reason::LimitUndecided));
     assert!(stage.client("192.0.2.2").is_ok());

@@ -17,7 +17,6 @@ use crate::outcome::Reason;
 /// The undecided connections of one worker.
 #[derive(Debug)]
 pub struct Undecided {
-    limits: Arc<Limits>,
     most: usize,
     most_bytes: usize,
     /// By number, which is by age.
@@ -42,27 +41,21 @@ pub struct Place {
     undecided: Rc<Undecided>,
     number: u64,
     /// In whose slot it is counted.
-    source: Option<Source>,
+    source: Option<(Arc<Limits>, Source)>,
     /// What its hello takes after the decision.
     bytes: usize,
 }
 
 impl Undecided {
     /// Nobody yet, on a worker with this share of what there may be.
-    pub fn new(limits: Arc<Limits>, share: &Share) -> Self {
+    pub fn new(share: &Share) -> Self {
         Self {
-            limits,
             most: share.undecided,
             most_bytes: share.hello_memory,
             waiting: RefCell::default(),
             next: Cell::new(0),
             bytes: Cell::new(0),
         }
-    }
-
-    /// What workers share.
-    pub fn limits(&self) -> &Arc<Limits> {
-        &self.limits
     }
 
     /// Takes in a connection that was just accepted.
@@ -121,15 +114,15 @@ impl Place {
     ///
     /// # Errors
     /// The limit of the source that is reached.
-    pub fn identify(&mut self, source: IpAddr, permits: &mut Permits) -> Result<(), Reason> {
+    pub fn identify(&mut self, limits: &Arc<Limits>, source: IpAddr, permits: &mut Permits) -> Result<(), Reason> {
         let source = Source::of(source);
-        let taken = self.undecided.limits.take_source(source);
+        let taken = limits.take_source(source);
         if !taken.counted {
             return Ok(());
         }
-        self.source = Some(source);
-        if taken.refused.is_none() && self.undecided.limits.per_source.is_some() {
-            permits.0.get_or_insert_default().source = Some((Arc::clone(&self.undecided.limits), source));
+        self.source = Some((Arc::clone(limits), source));
+        if taken.refused.is_none() && limits.per_source.is_some() {
+            permits.0.get_or_insert_default().source = Some((Arc::clone(limits), source));
         }
         if let Some(waiting) = self.undecided.waiting.borrow_mut().get_mut(&self.number) {
             waiting.source = Some(source);
@@ -168,8 +161,8 @@ impl Place {
     }
 
     fn release_source(&mut self) {
-        if let Some(source) = self.source.take() {
-            self.undecided.limits.sources.decide(source);
+        if let Some((limits, source)) = self.source.take() {
+            limits.sources.decide(source);
         }
     }
 }

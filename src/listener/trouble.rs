@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use super::Reception;
+use crate::config::Listener;
 use crate::outcome::Reason;
 
 /// The pause after the kernel ran short of something, doubled each time it still does.
@@ -113,12 +115,17 @@ impl Spare {
     }
 
     /// Accepts those who wait, one after the other, and closes them at once.
-    pub(super) fn turn_away_who_waits(&mut self, socket: &TcpListener, listener: usize, reception: &Reception) {
+    pub(super) fn turn_away_who_waits(
+        &mut self,
+        socket: &TcpListener,
+        listener: &Arc<Listener>,
+        reception: &Reception,
+    ) {
         self.0 = None;
         let mut cx = Context::from_waker(Waker::noop());
         while let Poll::Ready(Ok((client, source))) = socket.poll_accept(&mut cx) {
             drop(client);
-            reception.turn_away(source, listener, Reason::LimitGlobal);
+            reception.turn_away(source, Arc::clone(listener), Reason::LimitGlobal);
         }
         *self = Self::of(socket);
     }

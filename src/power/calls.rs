@@ -48,6 +48,8 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_fstat,
     libc::SYS_getcwd,
     libc::SYS_getdents64,
+    libc::SYS_inotify_add_watch,
+    libc::SYS_inotify_init1,
     libc::SYS_lseek,
     libc::SYS_newfstatat,
     libc::SYS_openat,

@@ -56,6 +56,8 @@ pub struct Route {
     pub alpn: Vec<AlpnProtocol>,
     /// Where its connections go.
     pub upstream: UpstreamId,
+    /// What that is called.
+    pub upstream_name: Arc<str>,
     /// Without a byte in either direction for this long a connection ends.
     pub idle_timeout: Duration,
     /// After one side's FIN, without a byte from the other for this long, a connection ends.

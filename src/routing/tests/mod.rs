@@ -32,6 +32,7 @@ pub(super) fn route(name: &str, names: &str) -> Draft {
             sources: SourceList::everyone(),
             alpn: Vec::new(),
             upstream: UpstreamId(0),
+            upstream_name: "up".into(),
             idle_timeout: Duration::from_secs(86_400),
             half_close_timeout: Duration::from_secs(60),
             allow_short_idle: false,

@@ -1,0 +1,229 @@
+//! From one configuration to the next: what stays is left alone, what is new is there before the swap, and what goes is
+//! closed after it.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::watch;
+
+use crate::config::{self, Config, Difference, ListenAddress};
+use crate::limits::{Limits, Plan};
+use crate::listener;
+use crate::routing::UpstreamId;
+use crate::snapshot::{Door, Snapshot};
+use crate::upstream::certificate::RouteNames;
+use crate::upstream::{Keeper, Running};
+use crate::worker::Opening;
+
+/// A listener's address that cannot be bound.
+#[derive(Debug, thiserror::Error)]
+#[error("listener {listener}: cannot listen on {address}{}", remedy(source))]
+pub struct CannotBind {
+    /// The listener's name.
+    pub listener: Arc<str>,
+    /// The address as configured.
+    pub address: SocketAddr,
+    /// What the kernel said.
+    pub source: io::Error,
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => " (another process listens there: `ss -tlnp` names it)",
+        io::ErrorKind::PermissionDenied => {
+            " (ports below 1024 need CAP_NET_BIND_SERVICE: `setcap cap_net_bind_service=+ep` on the binary, or root)"
+        }
+        io::ErrorKind::AddrNotAvailable => " (this host has no such address)",
+        _ => "",
+    }
+}
+
+/// The configuration in force, and everything that runs for it.
+#[derive(Debug)]
+pub struct InForce {
+    config: Config,
+    plan: Plan,
+    /// In the order of the configured listeners.
+    bound: Vec<Bound>,
+    /// In the order of the configured upstreams.
+    upstreams: Vec<Running>,
+    limits: Arc<Limits>,
+    current: Arc<ArcSwap<Snapshot>>,
+    workers: Vec<UnboundedSender<Opening>>,
+    next_door: usize,
+}
+
+/// A listener's sockets.
+#[derive(Debug)]
+struct Bound {
+    name: Arc<str>,
+    wanted: (ListenAddress, bool),
+    door: Door,
+    address: SocketAddr,
+    closing: watch::Sender<Option<Arc<Snapshot>>>,
+}
+
+/// The address that a listener really has, and its sockets.
+type NewlyBound = (SocketAddr, Vec<TcpListener>);
+
+/// What a change came to.
+#[derive(Debug)]
+pub struct Changed {
+    /// What is another than before.
+    pub difference: Difference,
+    /// Each listener's name and the address it really has.
+    pub addresses: Vec<(Arc<str>, SocketAddr)>,
+}
+
+impl InForce {
+    /// Binds every listener for each of these workers, and makes the upstreams, each with what keeps it up to date.
+    ///
+    /// # Errors
+    /// When an address cannot be bound; nothing is bound then.
+    pub fn start(
+        config: &Config,
+        plan: Plan,
+        workers: Vec<UnboundedSender<Opening>>,
+    ) -> Result<(Self, Vec<Keeper>), CannotBind> {
+        config.listeners.iter().try_for_each(|listener| listener::probe(listener).map_err(cannot_bind(listener)))?;
+        let limits = Arc::new(Limits::new(config, &plan));
+        let nothing = Snapshot { listeners: Vec::new(), upstreams: Vec::new(), limits: Arc::clone(&limits) };
+        let mut in_force = Self {
+            config: config.clone(),
+            plan,
+            bound: Vec::new(),
+            upstreams: Vec::new(),
+            limits,
+            current: Arc::new(ArcSwap::from_pointee(nothing)),
+            workers,
+            next_door: 0,
+        };
+        let new = in_force.bind(config)?;
+        let begun = config.upstreams.iter().enumerate();
+        let (upstreams, keepers) =
+            begun.map(|(place, upstream)| Keeper::of(upstream, route_names(config, place))).unzip();
+        in_force.upstreams = upstreams;
+        in_force.swap(new);
+        Ok((in_force, keepers))
+    }
+
+    /// What is in force, for those who look at it whenever they begin something.
+    pub fn current(&self) -> &Arc<ArcSwap<Snapshot>> {
+        &self.current
+    }
+
+    /// Each listener's name and the address it really has: with port 0, the port that the kernel chose.
+    pub fn addresses(&self) -> Vec<(Arc<str>, SocketAddr)> {
+        self.bound.iter().map(|bound| (Arc::clone(&bound.name), bound.address)).collect()
+    }
+
+    /// Puts another configuration in force. Listeners whose address is still wanted keep their sockets, and endpoints
+    /// their connections and all that is known of them. Returns what keeps the new upstreams up to date.
+    ///
+    /// # Errors
+    /// When a new address cannot be bound; nothing has changed then.
+    pub async fn change(&mut self, mut config: Config) -> Result<(Changed, Vec<Keeper>), CannotBind> {
+        let difference = Difference::between(&self.config, &config);
+        config.keep_what_needs_a_restart(&self.config);
+        let new = self.bind(&config)?;
+        let mut before = std::mem::take(&mut self.upstreams);
+        let mut keepers = Vec::new();
+        for (place, upstream) in config.upstreams.iter().enumerate() {
+            let routes = route_names(&config, place);
+            let known = before.iter().position(|running| running.upstream().name == upstream.name);
+            self.upstreams.push(match known.map(|at| before.swap_remove(at)) {
+                Some(mut running) => {
+                    running.change(upstream.clone(), routes).await;
+                    running
+                }
+                None => {
+                    let (running, keeper) = Keeper::of(upstream, routes);
+                    keepers.push(keeper);
+                    running
+                }
+            });
+        }
+        self.limits = Arc::new(self.limits.changed(&config, &self.plan));
+        self.config = config;
+        self.swap(new);
+        Ok((Changed { difference, addresses: self.addresses() }, keepers))
+    }
+
+    /// The sockets of each configured listener that has none yet, one for each worker.
+    fn bind(&self, config: &Config) -> Result<Vec<Option<NewlyBound>>, CannotBind> {
+        let bind = |listener: &config::Listener| {
+            if self.bound.iter().any(|bound| bound.is_for(listener)) {
+                return Ok(None);
+            }
+            let port = listener.address.socket_addr().port();
+            // Where a listener of ours still has the port, nobody else can have it.
+            if !self.bound.iter().any(|bound| bound.address.port() == port) {
+                listener::probe(listener).map_err(cannot_bind(listener))?;
+            }
+            listener::bind(listener, self.workers.len()).map(Some).map_err(cannot_bind(listener))
+        };
+        config.listeners.iter().map(bind).collect()
+    }
+
+    /// Puts what is configured now in force: opens the doors that are `new`, and closes those that nobody has any more.
+    fn swap(&mut self, new: Vec<Option<NewlyBound>>) {
+        let mut before = std::mem::take(&mut self.bound);
+        let mut openings = Vec::new();
+        for (listener, new) in self.config.listeners.iter().zip(new) {
+            let known = before.iter().position(|bound| bound.is_for(listener)).map(|at| before.swap_remove(at));
+            let mut bound = match (known, new) {
+                (Some(known), _) => known,
+                (None, new) => {
+                    let (address, sockets) = new.unwrap_or((listener.address.socket_addr(), Vec::new()));
+                    let bound = Bound::new(listener, Door(self.next_door), address);
+                    self.next_door += 1;
+                    openings.push((bound.door, bound.closing.subscribe(), sockets));
+                    bound
+                }
+            };
+            bound.name = Arc::clone(&listener.name);
+            self.bound.push(bound);
+        }
+        let listeners = self.bound.iter().zip(&self.config.listeners);
+        let snapshot = Snapshot {
+            listeners: listeners.map(|(bound, listener)| (bound.door, Arc::new(listener.clone()))).collect(),
+            upstreams: self.upstreams.iter().map(|running| Arc::clone(running.upstream())).collect(),
+            limits: Arc::clone(&self.limits),
+        };
+        let last = self.current.swap(Arc::new(snapshot));
+        for (door, closing, sockets) in openings {
+            for (worker, socket) in self.workers.iter().zip(sockets) {
+                // A worker that is gone has told why, and the others accept.
+                let _ = worker.send(Opening { door, socket, closing: closing.clone() });
+            }
+        }
+        for gone in before {
+            gone.closing.send_replace(Some(Arc::clone(&last)));
+        }
+    }
+}
+
+impl Bound {
+    fn new(listener: &config::Listener, door: Door, address: SocketAddr) -> Self {
+        let wanted = (listener.address, listener.v6_only);
+        Self { name: Arc::clone(&listener.name), wanted, door, address, closing: watch::Sender::new(None) }
+    }
+
+    /// Whether these are the sockets that the listener wants. With port 0 any will do, so that the name decides.
+    fn is_for(&self, listener: &config::Listener) -> bool {
+        let any_port = listener.address.socket_addr().port() == 0;
+        self.wanted == (listener.address, listener.v6_only) && (!any_port || self.name == listener.name)
+    }
+}
+
+fn cannot_bind(listener: &config::Listener) -> impl FnOnce(io::Error) -> CannotBind {
+    let (listener, address) = (Arc::clone(&listener.name), listener.address.socket_addr());
+    move |source| CannotBind { listener, address, source }
+}
+
+fn route_names(config: &Config, place: usize) -> RouteNames {
+    RouteNames::of(&config.routes, UpstreamId(place))
+}
