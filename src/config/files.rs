@@ -54,7 +54,7 @@ impl FileWatch {
         let now = Stamp::of(&self.path);
         let before = std::mem::replace(&mut self.seen, now.clone());
         let Some(stamp) = &now else { return false };
-        if !before.as_ref().is_some_and(|before| before.is_same_file(stamp)) {
+        if self.writer.is_blind() || !before.as_ref().is_some_and(|before| before.is_same_file(stamp)) {
             self.writer.watch(&self.path);
         }
         let stands_still = !self.writer.is_at_work() && before == now;
@@ -89,11 +89,21 @@ impl Writer {
         let mut buffer = [MaybeUninit::uninit(); 1024];
         if let Some(inotify) = &self.inotify {
             let mut events = Reader::new(inotify, &mut buffer);
+            let mut gone = false;
             while let Ok(event) = events.next() {
-                self.is_writing = !event.events().contains(ReadFlags::CLOSE_WRITE);
+                // Told last of a file that was removed: the next one may get its very number.
+                gone |= event.events().contains(ReadFlags::IGNORED);
+                self.is_writing = event.events().contains(ReadFlags::MODIFY);
+            }
+            if gone {
+                *self = Self::default();
             }
         }
         self.is_writing
+    }
+
+    fn is_blind(&self) -> bool {
+        self.inotify.is_none()
     }
 }
 
@@ -156,6 +166,20 @@ mod tests {
         assert_eq!(looks(&mut watch, 3), [false; 3], "and nothing new");
         fs::write(&path, "four").unwrap();
         assert_eq!(looks(&mut watch, 3), [false, true, false]);
+    }
+
+    #[test]
+    fn a_file_in_the_place_of_one_that_was_removed_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        fs::write(&path, "one").unwrap();
+        let mut watch = FileWatch::new(&path);
+        for text in ["two, two", "three, three, three"] {
+            // Most file systems give the number of the one to the other.
+            fs::remove_file(&path).unwrap();
+            fs::write(&path, text).unwrap();
+            assert!(looks(&mut watch, 4).contains(&true), "{text}");
+        }
     }
 
     #[test]

@@ -37,6 +37,7 @@ mod power;
 mod probes;
 mod proxy_protocol;
 mod refusals;
+mod reload;
 mod resets;
 mod soak;
 mod spreading;

@@ -4,15 +4,15 @@ use super::tools::{self, Run};
 use super::{descriptors, wait_for, wait_until};
 use rustix::process::{Pid, Signal, Uid, kill_process};
 use serde_json::Value;
-use snigate::config::{Config, LogFormat};
+use snigate::config::{Config, Difference, LogFormat};
 use snigate::observe::access_log::AccessLog;
-use snigate::server::Server;
+use snigate::server::{ReloadError, Server};
 use std::fs::Permissions;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::{fmt, fs, thread};
@@ -139,6 +139,15 @@ impl Gate {
         Self { addresses: server.addresses().to_vec(), server: Some(server), log }
     }
 
+    /// Puts this configuration in force; returns what has changed by it.
+    pub fn reload(&mut self, yaml: &str) -> Result<Difference, ReloadError> {
+        let config = Config::parse(yaml).unwrap_or_else(|mistakes| panic!("{mistakes}\n{yaml}"));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let changed = runtime.block_on(self.server.as_ref().unwrap().reload(config))?;
+        self.addresses = changed.addresses;
+        Ok(changed.difference)
+    }
+
     /// The address of the first listener.
     pub fn address(&self) -> SocketAddr {
         self.addresses[0].1
@@ -169,7 +178,7 @@ pub struct GateProcess {
     address: SocketAddr,
     /// Everything it prints.
     pub lines: Lines,
-    _folder: TempDir,
+    folder: TempDir,
 }
 
 impl GateProcess {
@@ -218,7 +227,7 @@ impl GateProcess {
             lines.all().iter().any(|line| is_ready(line))
         });
         let address = descriptors::listening(child.id()).unwrap();
-        Self { child, address, lines, _folder: folder }
+        Self { child, address, lines, folder }
     }
 
     /// Runs one that is expected to end by itself.
@@ -235,6 +244,11 @@ impl GateProcess {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The file that its configuration is in.
+    pub fn config(&self) -> PathBuf {
+        self.folder.path().join("snigate.yaml")
     }
 
     pub fn pid(&self) -> u32 {
