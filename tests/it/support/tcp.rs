@@ -5,7 +5,6 @@ use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, SockRef, Socket, Type};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{fs, io, thread};
@@ -89,9 +88,8 @@ impl Visit {
 
 /// A TCP server of its own port on 127.0.0.1 that runs its script on every connection and remembers each as a [`Visit`].
 pub struct Upstream {
-    address: SocketAddr,
+    listener: Arc<TcpListener>,
     visits: Arc<Mutex<Vec<Visit>>>,
-    closing: Arc<AtomicBool>,
 }
 
 impl Upstream {
@@ -102,16 +100,11 @@ impl Upstream {
 
     /// Starts on a listener that is there already.
     pub fn serve(listener: TcpListener, script: impl Fn(TcpStream, &Visit) + Send + Sync + 'static) -> Self {
-        let address = listener.local_addr().unwrap();
-        let visits = Arc::new(Mutex::new(Vec::new()));
-        let closing = Arc::new(AtomicBool::new(false));
-        let upstream = Self { address, visits: visits.clone(), closing: closing.clone() };
+        let (listener, visits) = (Arc::new(listener), Arc::new(Mutex::new(Vec::new())));
+        let upstream = Self { listener: listener.clone(), visits: visits.clone() };
         let script = Arc::new(script);
         thread::spawn(move || {
             while let Ok((stream, peer)) = listener.accept() {
-                if closing.load(Ordering::Acquire) {
-                    return;
-                }
                 let visit = Visit::new(peer);
                 visits.lock().unwrap().push(visit.clone());
                 stream.set_nodelay(true).unwrap();
@@ -179,7 +172,7 @@ impl Upstream {
     }
 
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.listener.local_addr().unwrap()
     }
 
     /// Every connection so far.
@@ -197,9 +190,8 @@ impl Upstream {
 
 impl Drop for Upstream {
     fn drop(&mut self) {
-        self.closing.store(true, Ordering::Release);
-        // Wakes the accept loop, which then ends and closes the listener.
-        let _ = TcpStream::connect(self.address);
+        // Wakes the accept loop, which then ends.
+        let _ = SockRef::from(&*self.listener).shutdown(Shutdown::Both);
     }
 }
 
