@@ -29,6 +29,7 @@ mod limits;
 mod listeners;
 mod memory;
 mod names;
+mod network;
 mod openssl;
 mod packages;
 mod peers;

@@ -6,6 +6,7 @@ pub mod dns;
 pub mod gate;
 pub mod haproxy;
 pub mod hello;
+pub mod hosts;
 pub mod kube_api;
 pub mod soak;
 pub mod tcp;
@@ -19,13 +20,18 @@ use std::time::{Duration, Instant};
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Waits until `condition` yields something, looking again and again; panics with `what` when it does not in time.
-pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
+pub fn wait_for<T>(what: &str, condition: impl FnMut() -> Option<T>) -> T {
+    wait_long_for(PATIENCE, what, condition)
+}
+
+/// [`wait_for`] something that takes longer.
+pub fn wait_long_for<T>(patience: Duration, what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + patience;
     loop {
         if let Some(found) = condition() {
             return found;
         }
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
