@@ -18,6 +18,20 @@ use crate::outcome::{Reason, Side};
 /// How often [`LiveTable::sweep`] is to be called; timeouts are kept to this precision.
 pub const TICK: Duration = Duration::from_secs(1);
 
+/// Silence that makes a connection quiet: see [`Pace::Quiet`].
+const QUIET: u32 = 20;
+
+/// What a relay has done about how a connection goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Nothing yet: most connections end before a sweep comes.
+    New,
+    /// It has proved to last.
+    Lasting,
+    /// It was silent for 20 s, too, and nothing is under way.
+    Quiet,
+}
+
 /// Over how long the connections that get one [`Notice`] close, so that their clients do not come back all at once.
 const SPREAD: Duration = Duration::from_secs(10);
 
@@ -58,8 +72,7 @@ pub struct Live {
     half_closed: Cell<bool>,
     /// Set by the sweep, see [`Live::is_to_look`].
     look: Cell<bool>,
-    /// It was there when a sweep came.
-    lasts: Cell<bool>,
+    pace: Cell<Pace>,
     stop: Cell<Option<Reason>>,
     waker: RefCell<Option<Waker>>,
     notice: OnceCell<Arc<Notice>>,
@@ -121,10 +134,26 @@ impl Live {
         self.last_byte.set(self.clock.get());
     }
 
-    /// Whether the relay is to look after its sockets: once when the connection proves to last, and with one side
-    /// half-closed at every tick.
+    /// Whether the relay is to look after its sockets: when the connection proves to last, when it becomes quiet and when
+    /// it is so no more, and with one side half-closed at every tick.
     pub fn is_to_look(&self) -> bool {
         self.look.take()
+    }
+
+    /// The pace that is due, if it is not the one that was noted.
+    pub fn new_pace(&self) -> Option<Pace> {
+        let pace = if self.silence() >= QUIET { Pace::Quiet } else { Pace::Lasting };
+        (pace != self.pace.get()).then_some(pace)
+    }
+
+    /// Notes what was done about it. As long as it is not, the next tick brings another look.
+    pub fn note_pace(&self, pace: Pace) {
+        self.pace.set(pace);
+    }
+
+    /// Ticks since the last byte.
+    fn silence(&self) -> u32 {
+        self.clock.get().saturating_sub(self.last_byte.get())
     }
 
     /// Tells the connection to end for a reason of ours; the first reason stands.
@@ -168,7 +197,7 @@ impl Live {
         if let Some(reason) = self.notice.get().and_then(|notice| notice.due(number)) {
             return self.stop(reason);
         }
-        let silent = self.clock.get().saturating_sub(self.last_byte.get());
+        let silent = self.silence();
         let limits = self.limits.get();
         if self.half_closed.get() {
             if silent > limits.half_closed {
@@ -179,14 +208,16 @@ impl Live {
             }
         } else if silent > limits.idle {
             self.stop(Reason::IdleTimeout);
-        } else if !self.lasts.replace(true) {
+        } else if self.new_pace().is_some() {
             self.look();
         }
     }
 
     fn look(&self) {
-        self.look.set(true);
-        self.wake();
+        // Who has not looked since the last time does not relay yet.
+        if !self.look.replace(true) {
+            self.wake();
+        }
     }
 }
 
@@ -223,7 +254,7 @@ impl LiveTable {
             limits: Cell::new(SilenceLimits { idle: u32::MAX, half_closed: u32::MAX }),
             half_closed: Cell::new(false),
             look: Cell::new(false),
-            lasts: Cell::new(false),
+            pace: Cell::new(Pace::New),
             stop: Cell::new(self.stop.get()),
             waker: RefCell::new(None),
             notice: OnceCell::new(),

@@ -66,7 +66,7 @@ async fn discard(socket: &mut TcpStream, most: u64) -> io::Result<()> {
 }
 
 /// Whether the peer has acknowledged everything that was written; no, where the kernel does not tell.
-fn queue_is_empty(socket: &TcpStream) -> bool {
+pub(super) fn queue_is_empty(socket: &TcpStream) -> bool {
     nix::sys::socket::getsockopt(socket, SocketMemory).is_ok_and(|memory| memory[SK_MEMINFO_WMEM_QUEUED] == 0)
 }
 

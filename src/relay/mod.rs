@@ -22,9 +22,10 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::net::TcpStream;
 
-use crate::observe::live::Live;
+use crate::observe::live::{Live, Pace};
 use crate::outcome::{ClosedBy, Reason, Side};
-use crate::upstream::{UserTimeout, keep_alive};
+use crate::upstream::{UserTimeout, keep_alive, limit_silence};
+use closing::queue_is_empty;
 pub use closing::{close_gently, close_with_reset, send_then_close};
 use direction::{Direction, Failure, Turn};
 use memory::Undelivered;
@@ -153,7 +154,12 @@ impl Relay {
 
     fn look(&mut self, cx: &Context<'_>, live: &Live) {
         if !std::mem::replace(&mut self.kept_alive, true) {
-            keep_alive(&self.upstream, self.user_timeout);
+            keep_alive(&self.upstream);
+        }
+        // What was written but not acknowledged is silent, too, and under way.
+        if let Some(pace) = live.new_pace().filter(|pace| *pace != Pace::Quiet || queue_is_empty(&self.upstream)) {
+            limit_silence(&self.upstream, self.user_timeout, pace == Pace::Quiet);
+            live.note_pace(pace);
         }
         if let Some((side, error)) = self.silent_reset() {
             self.break_off(side, &error, cx, live);

@@ -6,9 +6,11 @@ use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::pin::pin;
 use std::rc::Rc;
+use std::task::Waker;
 use std::time::Duration;
 
 use bytes::Bytes;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, LocalSet, spawn_local, yield_now};
@@ -236,4 +238,37 @@ fn without_memory_for_what_nobody_takes_bulk_goes_on_in_small_reads() {
         },
         Pipes::new(128, 1 << 20),
     );
+}
+
+/// What the kernel bears of an endpoint, in seconds, after so many ticks of the worker.
+fn user_timeout_after(ticks: usize, table: &LiveTable, relay: &mut Relay, live: &Live) -> u64 {
+    for _ in 0..ticks {
+        table.sweep();
+        let polled = relay.poll(&mut Context::from_waker(Waker::noop()), live, &Scratch::new(), &Pipes::new(0, 0));
+        assert_eq!(polled, Poll::Pending);
+    }
+    SockRef::from(&relay.upstream).tcp_user_timeout().unwrap().unwrap_or_default().as_secs()
+}
+
+#[tokio::test]
+async fn a_quiet_endpoint_has_less_time_to_answer_than_one_with_bytes_under_way() {
+    let ((client_near, mut client), (upstream_near, upstream)) = (pair().await, pair().await);
+    let table = Rc::new(LiveTable::default());
+    let entry = table.enter();
+    entry.limit_silence(Duration::from_secs(3600), Duration::from_secs(60));
+    let mut relay =
+        Relay::new(client_near, upstream_near, Duration::from_secs(120).into(), Bytes::new(), &Pipes::new(0, 0));
+    assert_eq!(user_timeout_after(0, &table, &mut relay, &entry), 0, "most end before it costs anything");
+    assert_eq!(user_timeout_after(19, &table, &mut relay, &entry), 120);
+    assert_eq!(user_timeout_after(1, &table, &mut relay, &entry), 30, "after 20 s of silence");
+
+    // Until the other side's kernel takes no more: what then is silent is under way.
+    client.write_all(b"words").await.unwrap();
+    relay.client.readable().await.unwrap();
+    assert_eq!(user_timeout_after(1, &table, &mut relay, &entry), 30, "moved behind the sweep");
+    assert_eq!(user_timeout_after(1, &table, &mut relay, &entry), 120);
+    let socket = SockRef::from(&relay.upstream);
+    while socket.send(&[0; 65536]).is_ok() {}
+    assert_eq!(user_timeout_after(40, &table, &mut relay, &entry), 120);
+    drop(upstream);
 }

@@ -236,16 +236,22 @@ impl From<Duration> for UserTimeout {
     }
 }
 
-/// Has the kernel ask after a silent endpoint, and give it up when it acknowledges nothing. Five calls into the kernel:
-/// for connections that last.
-pub fn keep_alive(socket: &TcpStream, user_timeout: UserTimeout) {
+/// Has the kernel ask after a silent endpoint. Four calls into the kernel: for connections that last.
+pub fn keep_alive(socket: &TcpStream) {
     let (idle, interval, retries) = KEEPALIVE;
-    let options = SockRef::from(socket);
     // Where the kernel refuses an option, the relay's own limits of silence still hold.
-    let _ =
-        options.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries));
-    if user_timeout.milliseconds > 0 {
-        let _ = options.set_tcp_user_timeout(Some(Duration::from_millis(user_timeout.milliseconds.into())));
+    let _ = SockRef::from(socket)
+        .set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries));
+}
+
+/// Has the kernel give an endpoint up that acknowledges nothing for so long; or, while nothing is under way, that answers
+/// none of its questions: with a user timeout it goes by that alone, and forgets after how many questions it was to.
+pub fn limit_silence(socket: &TcpStream, user_timeout: UserTimeout, nothing_under_way: bool) {
+    let (idle, interval, retries) = KEEPALIVE;
+    let limit = Duration::from_millis(user_timeout.milliseconds.into());
+    let limit = if nothing_under_way { limit.min(idle + interval * retries) } else { limit };
+    if !limit.is_zero() {
+        let _ = SockRef::from(socket).set_tcp_user_timeout(Some(limit));
     }
 }
 
@@ -391,14 +397,25 @@ mod tests {
         let options = SockRef::from(&socket);
         assert!(options.tcp_nodelay().unwrap());
         assert!(!options.keepalive().unwrap());
-        keep_alive(&socket, Duration::ZERO.into());
+        keep_alive(&socket);
         assert!(options.keepalive().unwrap());
         assert_eq!(options.tcp_keepalive_time().unwrap(), Duration::from_secs(15));
         assert_eq!(options.tcp_keepalive_interval().unwrap(), Duration::from_secs(5));
         assert_eq!(options.tcp_keepalive_retries().unwrap(), 3);
-        assert_eq!(options.tcp_user_timeout().unwrap(), None);
-        keep_alive(&socket, Duration::from_secs(120).into());
-        assert_eq!(options.tcp_user_timeout().unwrap(), Some(Duration::from_secs(120)));
+    }
+
+    #[tokio::test]
+    async fn silence_is_borne_for_the_user_timeout_and_with_nothing_under_way_for_three_questions() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let end = Instant::now() + Duration::from_secs(30);
+        for (seconds, under_way, nothing_under_way) in [(120, 120, 30), (30, 30, 30), (2, 2, 2), (0, 0, 0)] {
+            let Established { socket, .. } = connect_to(listener.local_addr().unwrap(), end, b"").await.unwrap();
+            for (nothing, expected) in [(false, under_way), (true, nothing_under_way), (false, under_way)] {
+                limit_silence(&socket, Duration::from_secs(seconds).into(), nothing);
+                let limit = SockRef::from(&socket).tcp_user_timeout().unwrap().unwrap_or_default();
+                assert_eq!(limit, Duration::from_secs(expected), "{seconds} s");
+            }
+        }
     }
 
     #[test]

@@ -28,7 +28,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::proxy_protocol::Version;
 use choice::Choice;
-pub use connect::{ConnectError, Connection, UserTimeout, connect, keep_alive};
+pub use connect::{ConnectError, Connection, UserTimeout, connect, keep_alive, limit_silence};
 pub use endpoint::{Endpoint, Lease};
 pub use keeper::{Keeper, Running};
 use roster::News;
