@@ -40,8 +40,6 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_listen,
     libc::SYS_recvfrom,
     libc::SYS_recvmsg,
-    libc::SYS_sendmsg,
-    libc::SYS_sendto,
     libc::SYS_setsockopt,
     libc::SYS_shutdown,
     // Files: Landlock says which.
@@ -123,13 +121,16 @@ fn program(architecture: TargetArch) -> Result<BpfProgram, BackendError> {
 
 /// Calls of which only some uses are allowed. (The kernel answers for all others without running the filter.)
 fn conditional() -> Result<Vec<(c_long, Vec<SeccompRule>)>, BackendError> {
-    let families = [libc::AF_INET, libc::AF_INET6, libc::AF_UNIX].map(|family| is(0, family));
     let kinds = [libc::FIONBIO, libc::FIONREAD].map(|kind| is(1, kind));
     let executable = libc::PROT_EXEC.cast_unsigned().into();
     let threads = libc::CLONE_THREAD.cast_unsigned().into();
+    let connecting = libc::MSG_FASTOPEN.cast_unsigned().into();
     let not_executable = || Ok(vec![rule(2, SeccompCmpOp::MaskedEq(executable), 0)?]);
     Ok(vec![
-        (libc::SYS_socket, families.into_iter().collect::<Result<_, _>>()?),
+        (libc::SYS_socket, sockets()?),
+        // Not a connect in disguise, which Landlock takes for none.
+        (libc::SYS_sendto, vec![rule(3, SeccompCmpOp::MaskedEq(connecting), 0)?]),
+        (libc::SYS_sendmsg, vec![rule(2, SeccompCmpOp::MaskedEq(connecting), 0)?]),
         (libc::SYS_socketpair, vec![is(0, libc::AF_UNIX)?]),
         (libc::SYS_ioctl, kinds.into_iter().collect::<Result<_, _>>()?),
         // No new code.
@@ -146,9 +147,23 @@ fn conditional() -> Result<Vec<(c_long, Vec<SeccompRule>)>, BackendError> {
     ])
 }
 
+/// TCP and UDP. Behind local sockets other daemons of this host listen, and other protocols (that of Multipath TCP, say)
+/// can be used on ports that Landlock guards.
+fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
+    let families = [libc::AF_INET, libc::AF_INET6];
+    let protocols = [libc::IPPROTO_IP, libc::IPPROTO_TCP, libc::IPPROTO_UDP];
+    let pairs = families.into_iter().flat_map(|family| protocols.map(|protocol| (family, protocol)));
+    pairs.map(|(family, protocol)| SeccompRule::new(vec![equals(0, family)?, equals(2, protocol)?])).collect()
+}
+
 fn is(argument: u8, value: impl TryInto<u64>) -> Result<SeccompRule, BackendError> {
+    SeccompRule::new(vec![equals(argument, value)?])
+}
+
+fn equals(argument: u8, value: impl TryInto<u64>) -> Result<SeccompCondition, BackendError> {
     // C libraries have these constants in types of their own; none is negative.
-    rule(argument, SeccompCmpOp::Eq, value.try_into().unwrap_or(u64::MAX))
+    let value = value.try_into().unwrap_or(u64::MAX);
+    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)
 }
 
 fn rule(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule, BackendError> {

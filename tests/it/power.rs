@@ -7,6 +7,7 @@ use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::panic::catch_unwind;
 use std::path::Path;
@@ -19,6 +20,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, Uid, getppid, getuid, kill_
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use snigate::config::Config;
 use snigate::power;
+use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::support::certs::Authority;
 use crate::support::dns::{A, AAAA, DnsServer, Record, Reply, addresses};
@@ -146,6 +148,20 @@ fn without_a_user_root_keeps_no_capability_either_and_is_told() {
 }
 
 #[test]
+fn another_user_keeps_one_capability_without_the_sandbox_as_well() {
+    if !is_root() {
+        return;
+    }
+    let routes = routing([("a.test", SocketAddr::from(([127, 0, 0, 1], 1)))]);
+    let gate = GateProcess::start(&format!("{routes}sandbox: off\nuser: nobody\n"));
+    for field in ["CapPrm", "CapEff"] {
+        let found = of_every_thread(gate.pid(), field);
+        assert!(found.iter().all(|kept| kept == BINDING), "{field}: {found:?}");
+    }
+    assert!(of_every_thread(gate.pid(), "Seccomp").iter().all(|none| none == "0"));
+}
+
+#[test]
 fn a_user_that_cannot_be_taken_is_a_mistake_with_a_remedy() {
     let routes = routing([("a.test", SocketAddr::from(([127, 0, 0, 1], 1)))]);
     let run = GateProcess::run(&format!("{routes}user: nobody-of-this-name\n"));
@@ -253,7 +269,9 @@ fn nothing_is_executed_signalled_or_spoken_to_but_by_tcp_and_udp() {
     let pid = Pid::from_child(&child);
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let limits = Rlimit { current: Some(100), maximum: Some(100) };
-    let family = |family: i32| kind(socket2::Socket::new(family.into(), socket2::Type::RAW, None));
+    let stream = |protocol| kind(Socket::new(Domain::IPV4, Type::STREAM, Some(protocol)));
+    let raw = |protocol| kind(Socket::new(Domain::IPV4, Type::RAW, Some(protocol)));
+    let family = |family: i32| kind(Socket::new(family.into(), Type::RAW, None));
     let attempts = || {
         vec![
             ("a child", kind(Command::new("/bin/true").spawn()), Err(ErrorKind::Unsupported)),
@@ -267,6 +285,11 @@ fn nothing_is_executed_signalled_or_spoken_to_but_by_tcp_and_udp() {
             ),
             ("packets", family(libc::AF_PACKET), Err(ErrorKind::Unsupported)),
             ("netlink", family(libc::AF_NETLINK), Err(ErrorKind::Unsupported)),
+            ("a daemon of this host", kind(UnixStream::connect("/run/docker.sock")), Err(ErrorKind::Unsupported)),
+            ("a log", kind(UnixDatagram::unbound()), Err(ErrorKind::Unsupported)),
+            ("several ways at once", stream(Protocol::MPTCP), Err(ErrorKind::Unsupported)),
+            ("raw packets", raw(Protocol::ICMPV4), Err(ErrorKind::Unsupported)),
+            ("a pair within", kind(UnixStream::pair()), Ok(())),
             ("a listener", kind(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))), Ok(())),
             ("a client", kind(TcpStream::connect(listener.local_addr().unwrap())), Ok(())),
             ("a datagram", kind(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))), Ok(())),
@@ -360,10 +383,13 @@ fn sandboxed_ports_are_those_of_the_configuration() {
     let text = fs::read_to_string(inside.path("snigate.yaml")).unwrap();
     let ours = upstream.address().to_string();
     fs::write(inside.path("snigate.yaml"), text.replace("127.0.0.1:1\"", &format!("{ours}\""))).unwrap();
-    let (to_ours, to_stranger, bind_ours, bind_other, datagram) = inside.run(|| {
+    let to = stranger.address().into();
+    let (to_ours, to_stranger, at_once, bind_ours, bind_other, datagram) = inside.run(|| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
         (
             kind(TcpStream::connect(upstream.address())),
             kind(TcpStream::connect(stranger.address())),
+            kind(socket.send_to_with_flags(b"data", &to, libc::MSG_FASTOPEN)),
             kind(TcpListener::bind(address)),
             kind(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))),
             kind(
@@ -372,6 +398,7 @@ fn sandboxed_ports_are_those_of_the_configuration() {
         )
     });
     assert_eq!((to_ours, to_stranger), (Ok(()), Err(ErrorKind::PermissionDenied)));
+    assert!(at_once.is_err(), "a first segment with data is a connect as well");
     assert_eq!((bind_ours, bind_other), (Ok(()), Err(ErrorKind::PermissionDenied)));
     assert_eq!(datagram, Ok(()));
 }
