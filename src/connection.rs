@@ -120,14 +120,15 @@ async fn admit(
 ) -> Result<(Arc<Route>, upstream::Connection, Bytes), Refusal> {
     let (listener, tools) = (Arc::clone(record.listener()), Rc::clone(record.tools()));
     let (ends, early) = match &listener.proxy_protocol {
-        Some(trusted) => introduction::hear(client, record, trusted, place).await?,
+        Some(trusted) => introduction::hear(client, record, trusted, place, &snapshot.limits).await?,
         None => Default::default(),
     };
     let source = record.source().ip();
+    // Before the lists: who is denied must not be able to take the places of others either.
+    place.identify(&snapshot.limits, source, record.permits()).map_err(Refusal::close)?;
     if !listener.sources.admits(source) {
         return Err(Refusal::final_word(Reason::SourceDenied, None));
     }
-    place.identify(&snapshot.limits, source, record.permits()).map_err(Refusal::close)?;
     let (hello, mut replay) = read_hello(client, &listener, &tools.scratch, record.accepted(), early, place).await?;
     record.heard(&hello, &replay);
 

@@ -108,10 +108,11 @@ impl Limits {
         let now = self.now();
         self.sources.with(source, now, |slot| {
             slot.undecided += 1;
-            let refused = if self.rate_per_source.is_some_and(|pace| !pace.take(&mut slot.due, now)) {
-                Some(Reason::RateSource)
-            } else if self.per_source.is_some_and(|most| slot.open as usize >= most.get()) {
+            let refused = if self.per_source.is_some_and(|most| slot.open as usize >= most.get()) {
                 Some(Reason::LimitSource)
+            // Last, so that a connection refused for another reason does not use the rate up.
+            } else if self.rate_per_source.is_some_and(|pace| !pace.take(&mut slot.due, now)) {
+                Some(Reason::RateSource)
             } else {
                 slot.open += u32::from(self.per_source.is_some());
                 None

@@ -1,6 +1,7 @@
 //! What proxies tell each other of a client: a trusted one tells us, before the hello, and we tell an upstream.
 
 use std::io;
+use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use tokio::net::TcpStream;
@@ -10,7 +11,7 @@ use super::first_bytes::{Shortfall, read_until};
 use super::record::Record;
 use crate::config::TrustedProxies;
 use crate::hello::{ClientHello, Sni};
-use crate::limits::Place;
+use crate::limits::{Limits, Place};
 use crate::outcome::Reason;
 use crate::proxy_protocol::{self, Details, Ends, InvalidHeader, Version};
 
@@ -20,9 +21,13 @@ pub(super) async fn hear(
     client: &mut TcpStream,
     record: &mut Record,
     trusted: &TrustedProxies,
-    place: &Place,
+    place: &mut Place,
+    limits: &Arc<Limits>,
 ) -> Result<(Option<Ends>, Bytes), Refusal> {
-    if !trusted.sources.admits(record.source().ip()) {
+    let peer = record.source().ip();
+    if !trusted.sources.admits(peer) {
+        // Balancers are many clients, others are not.
+        place.identify(limits, peer, record.permits()).map_err(Refusal::close)?;
         return Err(Refusal::final_word(Reason::ProxySourceUntrusted, None));
     }
     let deadline = record.accepted() + record.listener().client_hello_timeout;

@@ -208,3 +208,13 @@ fn a_panic_gives_back_what_its_connection_had() {
         assert!(stage.table.is_empty() && !stage.undecided.shed_oldest());
     }
 }
+
+#[test]
+fn a_connection_that_a_source_may_not_have_does_not_use_its_rate_up() {
+    let stage = Stage::set("per_source: 1, rate_per_source: 2/h", "");
+    let first = stage.client("192.0.2.1").unwrap();
+    assert_eq!(stage.client("192.0.2.1").err(), Some(Reason::LimitSource));
+    drop(first);
+    drop(stage.client("192.0.2.1").unwrap());
+    assert_eq!(stage.client("192.0.2.1").err(), Some(Reason::RateSource));
+}

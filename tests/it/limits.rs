@@ -322,3 +322,18 @@ fn a_flood_beyond_every_limit_leaves_a_line_for_each_and_nothing_else() {
     client.write_all(&greeting).unwrap();
     assert_eq!(tcp::read_exactly(&mut client, greeting.len()), greeting);
 }
+
+#[test]
+fn who_is_denied_is_counted_all_the_same() {
+    for (keys, reason) in [
+        ("deny: [127.0.0.2]", "source_denied"),
+        ("proxy_protocol: { trusted: [192.0.2.0/24] }", "proxy_source_untrusted"),
+    ] {
+        let upstream = Upstream::echo();
+        let yaml = configuration(upstream.address(), "127.0.0.1:0", "limits: { rate_per_source: 1/h }", "");
+        let gate = Gate::start(&yaml.replace("max_client_hello", &format!("{keys}, max_client_hello")));
+        let stage = Stage { address: gate.address(), gate, _upstream: upstream };
+        assert_eq!(stage.refused(stage.connect(ELSEWHERE)), reason);
+        assert_eq!(stage.refused(stage.connect(ELSEWHERE)), "rate_source");
+    }
+}
