@@ -5,14 +5,14 @@
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use slab::Slab;
-use tokio::time::Instant;
 
+use super::notice::Notice;
 use crate::outcome::{Reason, Side};
 
 /// How often [`LiveTable::sweep`] is to be called; timeouts are kept to this precision.
@@ -30,33 +30,6 @@ pub enum Pace {
     Lasting,
     /// It was silent for 20 s, too, and nothing is under way.
     Quiet,
-}
-
-/// Over how long the connections that get one [`Notice`] close, so that their clients do not come back all at once.
-const SPREAD: Duration = Duration::from_secs(10);
-
-/// Word to several connections, on any worker, that they are to close: each at its own moment within ten seconds.
-#[derive(Debug, Default)]
-pub struct Notice(OnceLock<(Reason, Instant)>);
-
-impl Notice {
-    /// Gives the word; the first stands.
-    pub fn give(&self, reason: Reason) {
-        let _ = self.0.set((reason, Instant::now()));
-    }
-
-    /// The reason, once it was given.
-    pub fn reason(&self) -> Option<Reason> {
-        self.0.get().map(|(reason, _)| *reason)
-    }
-
-    /// The reason, for the connection of this number, once its moment has come.
-    fn due(&self, number: usize) -> Option<Reason> {
-        let (reason, given) = self.0.get()?;
-        // Neighbours in the table came at one time: let them go at different ones.
-        let moment = SPREAD * u32::try_from(number % 10).unwrap_or(0) / 10;
-        (given.elapsed() >= moment).then_some(*reason)
-    }
 }
 
 /// One live connection: what its relay counts and what the worker tells it.

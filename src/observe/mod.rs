@@ -1,6 +1,8 @@
-//! What is told about connections: the table of live ones, the access log, and the lines of both logs on their way out.
+//! What is told about connections: the table of live ones, the access log, word to them, and the lines of both logs on
+//! their way out.
 
 pub mod access_log;
 mod fields;
 pub mod lines;
 pub mod live;
+pub mod notice;

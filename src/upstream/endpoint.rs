@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
 
-use crate::observe::live::Notice;
+use crate::observe::notice::Notice;
 use crate::outcome::Reason;
 
 /// One address of an upstream. Workers share it.
