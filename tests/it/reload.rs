@@ -209,7 +209,7 @@ fn a_signal_or_another_content_of_the_file_is_a_reload() {
     fs::write(&beside, stage.with(&["a.test", "c.test"])).unwrap();
     fs::rename(&beside, &config).unwrap();
     wait_until("a rename too", || stage.serves("c.test") && !stage.serves("b.test"));
-    assert_eq!(stage.said(TAKEN_OVER), 2);
+    wait_until("both are told", || stage.said(TAKEN_OVER) == 2);
     stage.gate.signal(Signal::HUP);
     wait_until("a signal needs no change", || stage.said("nothing changed") == 1);
     let line = stage.gate.lines.all().into_iter().find(|line| line.contains(TAKEN_OVER)).unwrap();
