@@ -114,7 +114,8 @@ impl Script {
                 return stream.write_all(&NOBODY).await;
             }
             Self::Garbage => {
-                let is_tls_at_first = stream.local_addr()?.port().is_multiple_of(2);
+                // Ports that the kernel chooses for a connect are all even, or all odd.
+                let is_tls_at_first = (stream.local_addr()?.port() / 2).is_multiple_of(2);
                 let beginning: &[u8] = if is_tls_at_first { &[22, 3, 1, 4, 0, 1, 0, 3, 252, 3, 3] } else { b"" };
                 stream.write_all(&[beginning, &NOISE].concat()).await?;
             }
@@ -179,7 +180,7 @@ pub(crate) fn prepare(attack: &Attack, gate: SocketAddr) -> Option<Preparation> 
     }
     let rules = format!(
         "table inet attacks {{ chain arriving {{ type filter hook input priority 0; \
-         ip daddr 127.67.0.0/16 tcp sport {} drop; }} }}",
+         ip daddr 127.67.0.0/16 tcp sport {} drop; }}; }}",
         gate.port()
     );
     match nft(&rules) {

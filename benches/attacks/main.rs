@@ -1,10 +1,10 @@
 //! Attacks, and what a well-behaved client feels of them: `cargo bench --bench attacks`, or some of them: `-- --only silent`.
 //!
-//! Each attack meets a gate of its own, in a network of its own. In turns without and with the attack, a client connects
+//! Each attack meets a gate of its own, in a network of its own. Without and with the attack, in turns, a client connects
 //! again and again and another talks over a connection that it has had from the beginning; compared are their p99, medians
 //! over the turns. Attackers share the machine with the gate, where on a real network they do not: they run at the lowest
-//! priority, and their rates are bounded. No number fails; what must hold is that the gate answers, and in the end holds
-//! what it held at first.
+//! priority, their rates are bounded, and between the two they attack another gate, which shows what of the effect is the
+//! machine's. No number fails; what must hold is that the gate answers, and in the end holds what it held at first.
 //!
 //! `main` is the order of things, `crowd` the attackers, `attacks` what they do, `good` the well-behaved clients,
 //! `upstreams` whom all of them want to reach.
@@ -76,9 +76,7 @@ fn main() {
     limit.current = limit.maximum;
     setrlimit(Resource::Nofile, limit).unwrap();
     let wanted = |attack: &&'static Attack| args.only.is_empty() || args.only.iter().any(|name| name == attack.key);
-    println!(
-        "| attack | load held | connect p99, ms | stream p99, ms | memory of the gate, MiB | processor | how they ended |"
-    );
+    println!("| attack | load held | connect p99, ms | stream p99, ms | memory, MiB | processor | how they ended |");
     println!("|---|---|--:|--:|--:|--:|---|");
     for attack in ATTACKS.iter().filter(wanted) {
         match measure(attack, &args) {
@@ -98,43 +96,49 @@ struct Turn {
 
 fn measure(attack: &'static Attack, args: &Args) -> Option<String> {
     let upstreams = Upstreams::start();
-    let gate = GateProcess::start(&upstreams.configuration(&args.add));
-    let at_rest = (descriptors::sockets(gate.pid()), descriptors::memory(gate.pid()));
+    let [gate, another] = [(); 2].map(|()| GateProcess::start(&upstreams.configuration(&args.add)));
+    let at_rest = [&gate, &another].map(|gate| descriptors::sockets(gate.pid()));
+    let memory = descriptors::memory(gate.pid());
     let good = Good::start(gate.address());
-    let (mut calm, mut attacked) = (Vec::new(), Vec::new());
+    let held = [at_rest[0] + 2 * good::STREAMS, at_rest[1]];
+    let (mut calm, mut beside, mut attacked) = (Vec::new(), Vec::new(), Vec::new());
     let length = Duration::from_secs(args.seconds);
     for _ in 0..args.rounds {
         calm.push(turn(&gate, &good, length, None));
-        let crowd = Crowd::gather(attack, gate.address())?;
-        // Until those who hold on are all there, or as many as they will become.
-        crowd.wait_until_grown();
-        attacked.push(turn(&gate, &good, length, Some(&crowd)));
-        drop(crowd);
-        // What is left of it is the gate's to end by itself.
-        descriptors::wait_for_baseline(gate.pid(), at_rest.0 + 2 * good::STREAMS);
+        for (target, turns, held) in [(&another, &mut beside, held[1]), (&gate, &mut attacked, held[0])] {
+            let crowd = Crowd::gather(attack, target.address())?;
+            // Until those who hold on are all there, or as many as they will become.
+            crowd.wait_until_grown();
+            turns.push(turn(&gate, &good, length, Some(&crowd)));
+            drop(crowd);
+            // What is left of it is the gate's to end by itself.
+            descriptors::wait_for_baseline(target.pid(), held);
+        }
     }
     let most = peak_memory(gate.pid());
     let streams_held = good.stop();
-    descriptors::wait_for_baseline(gate.pid(), at_rest.0);
-    let ratio = |part: fn(&good::Felt) -> f64| {
-        let [without, with] = [&calm, &attacked].map(|turns| middle(turns.iter().map(|turn| part(&turn.good))));
-        format!("{without:.2} → {with:.2} ({:.1} ×)", with / without)
-    };
-    let failures: usize = attacked.iter().map(|turn| turn.good.failures).sum();
-    let load = &attacked.last()?.load;
+    descriptors::wait_for_baseline(gate.pid(), at_rest[0]);
+    let turns = [calm, beside, attacked];
+    let failures: usize = turns[2].iter().map(|turn| turn.good.failures).sum();
+    let [idle, _, busy] = turns.each_ref().map(|turns| 100.0 * middle(turns.iter().map(|turn| turn.busy)));
     Some(format!(
-        "| {} | {load} | {}{} | {}{} | {:.1} → {:.1} | {:.0} % → {:.0} % | {} |",
+        "| {} | {} | {}{} | {}{} | {:.1} → {:.1} | {idle:.0} % → {busy:.0} % | {} |",
         attack.title,
-        ratio(|felt| felt.connect),
+        turns[2].last()?.load,
+        p99(&turns, |felt| felt.connect),
         if failures > 0 { format!(", {failures} failed") } else { String::new() },
-        ratio(|felt| felt.stream),
+        p99(&turns, |felt| felt.stream),
         if streams_held { "" } else { ", broken" },
-        at_rest.1 as f64 / 1_048_576.0,
+        memory as f64 / 1_048_576.0,
         most as f64 / 1_048_576.0,
-        100.0 * middle(calm.iter().map(|turn| turn.busy)),
-        100.0 * middle(attacked.iter().map(|turn| turn.busy)),
         ends(&gate),
     ))
+}
+
+/// Without an attack, beside one on another gate, and under it.
+fn p99(turns: &[Vec<Turn>; 3], part: fn(&good::Felt) -> f64) -> String {
+    let felt = turns.each_ref().map(|turns| format!("{:.2}", middle(turns.iter().map(|turn| part(&turn.good)))));
+    felt.join(" · ")
 }
 
 fn turn(gate: &GateProcess, good: &Good, length: Duration, crowd: Option<&Crowd>) -> Turn {
