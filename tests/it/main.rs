@@ -46,3 +46,4 @@ mod stopping;
 mod support;
 mod tls;
 mod transfers;
+mod turnover;
