@@ -33,8 +33,37 @@ const ALWAYS: [&str; 7] = [
 ];
 
 /// Directories in which too much lies side by side to be opened up for the sake of one file.
-const WIDE: [&str; 12] =
-    ["/", "/dev", "/etc", "/home", "/opt", "/proc", "/root", "/run", "/srv", "/sys", "/usr", "/var"];
+const WIDE: &[&str] = &[
+    "/",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/etc/pki",
+    "/etc/pki/tls",
+    "/etc/pki/tls/private",
+    "/etc/ssl",
+    "/etc/ssl/private",
+    "/home",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/proc",
+    "/root",
+    "/run",
+    "/srv",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/usr/lib",
+    "/usr/local",
+    "/usr/local/etc",
+    "/usr/share",
+    "/var",
+    "/var/cache",
+    "/var/lib",
+    "/var/log",
+    "/var/tmp",
+];
 
 /// What stays readable. Files are replaced by renaming another to their place, so it is directories that stay readable:
 /// a rule about a file holds for that very file.
@@ -126,7 +155,7 @@ impl Reach {
 fn is_wide(directory: &Path) -> bool {
     let is = |wide: &str| directory == Path::new(wide);
     let is_below = |wide: &str| directory.starts_with(wide);
-    WIDE.into_iter().any(is)
+    WIDE.iter().any(|wide| is(wide))
         || ["/proc", "/sys"].into_iter().any(is_below)
         || directory.parent() == Some(Path::new("/home"))
 }
@@ -224,9 +253,23 @@ mod tests {
             assert_eq!(reach.files, files.iter().map(PathBuf::from).collect(), "{file}");
             assert_eq!(reach.fixed().len(), files.len(), "{file}");
         }
-        for (directory, wide) in
-            [("/", true), ("/etc", true), ("/home/jane", true), ("/home/jane/gate", false), ("/proc/sys/kernel", true)]
-        {
+        for (directory, wide) in [
+            ("/", true),
+            ("/etc", true),
+            ("/etc/snigate", false),
+            ("/etc/ssl", true),
+            ("/etc/ssl/certs", false),
+            ("/etc/ssl/private", true),
+            ("/home/jane", true),
+            ("/home/jane/gate", false),
+            ("/mnt", true),
+            ("/proc/sys/kernel", true),
+            ("/tmp", true),
+            ("/tmp/gate", false),
+            ("/usr/local", true),
+            ("/var/lib", true),
+            ("/var/lib/gate", false),
+        ] {
             assert_eq!(is_wide(Path::new(directory)), wide, "{directory}");
         }
     }
