@@ -169,3 +169,95 @@ fn equals(argument: u8, value: impl TryInto<u64>) -> Result<SeccompCondition, Ba
 fn rule(argument: u8, operator: SeccompCmpOp, value: u64) -> Result<SeccompRule, BackendError> {
     SeccompRule::new(vec![SeccompCondition::new(argument, SeccompCmpArgLen::Dword, operator, value)?])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use seccompiler::sock_filter;
+
+    /// What the kernel shows a filter of a call: its number, the architecture, 64 bits of address, and six arguments of 64
+    /// bits, in words of 32 as a machine with the low end first has them (seccomp(2)).
+    fn words(call: c_long, arguments: [u64; 6]) -> Vec<u32> {
+        let architecture = match std::env::consts::ARCH {
+            "x86_64" => 0xc000_003e,
+            "aarch64" => 0xc000_00b7,
+            "riscv64" => 0xc000_00f3,
+            other => panic!("no list for {other}"),
+        };
+        let halves = arguments.iter().flat_map(|argument| [*argument & u64::from(u32::MAX), argument >> 32]);
+        let start = [u32::try_from(call).unwrap(), architecture, 0, 0];
+        start.into_iter().chain(halves.map(|half| u32::try_from(half).unwrap())).collect()
+    }
+
+    /// What the program answers, by the rules of bpf(4) as far as such programs use them.
+    fn answer(program: &[sock_filter], call: c_long, arguments: [u64; 6]) -> u32 {
+        let data = words(call, arguments);
+        let (mut accumulator, mut at) = (0, 0);
+        loop {
+            let sock_filter { code, jt, jf, k } = program[at];
+            let mut jump = |holds: bool| at += usize::from(if holds { jt } else { jf });
+            match code {
+                0x20 => accumulator = data[k as usize / 4], // load a word
+                0x54 => accumulator &= k,
+                0x05 => at += k as usize, // jump
+                0x15 => jump(accumulator == k),
+                0x25 => jump(accumulator > k),
+                0x35 => jump(accumulator >= k),
+                0x45 => jump(accumulator & k != 0),
+                0x06 => return k,
+                other => panic!("instruction {other:#x}"),
+            }
+            at += 1;
+        }
+    }
+
+    #[test]
+    fn of_some_calls_only_some_uses_are_there() {
+        let program = program(std::env::consts::ARCH.try_into().unwrap()).unwrap();
+        let number = |constant: i32| u64::from(constant.cast_unsigned());
+        let own = number(getpid().as_raw_pid());
+        let (read, write, execute) = (number(libc::PROT_READ), number(libc::PROT_WRITE), number(libc::PROT_EXEC));
+        let thread = number(libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_SIGHAND | libc::CLONE_THREAD);
+        let process = number(libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD);
+        let (inet, stream, tcp) = (number(libc::AF_INET), number(libc::SOCK_STREAM), number(libc::IPPROTO_TCP));
+        for (what, call, [first, second, third, fourth], there) in [
+            ("memory", libc::SYS_mmap, [0, 4096, read | write, 0], true),
+            ("memory to execute", libc::SYS_mmap, [0, 4096, read | execute, 0], false),
+            ("memory to write and execute", libc::SYS_mmap, [0, 4096, read | write | execute, 0], false),
+            ("memory that becomes read-only", libc::SYS_mprotect, [4096, 4096, read, 0], true),
+            ("memory that becomes code", libc::SYS_mprotect, [4096, 4096, read | execute, 0], false),
+            ("a thread", libc::SYS_clone, [thread, 0, 0, 0], true),
+            ("a process", libc::SYS_clone, [number(libc::SIGCHLD), 0, 0, 0], false),
+            ("a process in the same memory", libc::SYS_clone, [process, 0, 0, 0], false),
+            ("flags that cannot be seen", libc::SYS_clone3, [4096, 88, 0, 0], false),
+            ("a signal to itself", libc::SYS_tgkill, [own, own, number(libc::SIGABRT), 0], true),
+            ("a signal to another", libc::SYS_tgkill, [own + 1, own + 1, number(libc::SIGABRT), 0], false),
+            ("a signal to init", libc::SYS_tgkill, [1, 1, number(libc::SIGTERM), 0], false),
+            ("a signal to a number", libc::SYS_tkill, [own, number(libc::SIGTERM), 0, 0], false),
+            ("its limits", libc::SYS_prlimit64, [0, 7, 0, 0], true),
+            ("limits of another", libc::SYS_prlimit64, [own + 1, 7, 0, 0], false),
+            ("a thread's name", libc::SYS_prctl, [number(libc::PR_SET_NAME), 0, 0, 0], true),
+            ("its capabilities", libc::SYS_prctl, [number(libc::PR_CAP_AMBIENT), 2, 0, 0], false),
+            ("a terminal", libc::SYS_ioctl, [0, libc::TIOCSTI, 0, 0], false),
+            ("bytes that wait", libc::SYS_ioctl, [5, libc::FIONREAD, 0, 0], true),
+            ("TCP", libc::SYS_socket, [inet, stream, tcp, 0], true),
+            ("a local socket", libc::SYS_socket, [number(libc::AF_UNIX), stream, 0, 0], false),
+            ("another protocol", libc::SYS_socket, [inet, stream, number(libc::IPPROTO_SCTP), 0], false),
+            ("a datagram", libc::SYS_sendto, [5, 4096, 9, number(libc::MSG_NOSIGNAL)], true),
+            ("a connect in disguise", libc::SYS_sendto, [5, 4096, 9, number(libc::MSG_FASTOPEN)], false),
+            ("another program", libc::SYS_execve, [4096, 0, 0, 0], false),
+        ] {
+            let expected =
+                if there { libc::SECCOMP_RET_ALLOW } else { libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned() };
+            assert_eq!(answer(&program, call, [first, second, third, fourth, 0, 0]), expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn calls_of_another_architecture_are_not_there() {
+        let program = program(std::env::consts::ARCH.try_into().unwrap()).unwrap();
+        assert_eq!(answer(&program, libc::SYS_read, [0; 6]), libc::SECCOMP_RET_ALLOW);
+        // Numbers of the x32 interface have this bit, and are those of other calls.
+        assert_ne!(answer(&program, libc::SYS_read | 0x4000_0000, [0; 6]), libc::SECCOMP_RET_ALLOW);
+    }
+}

@@ -6,8 +6,9 @@ use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::{self, UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::panic::catch_unwind;
 use std::path::Path;
@@ -16,7 +17,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::channel;
 use std::thread;
 
-use rustix::process::{Pid, Resource, Rlimit, Signal, Uid, getppid, getuid, kill_process, prlimit};
+use rustix::process::{Pid, Resource, Rlimit, Signal, Uid, getppid, getuid, kill_process, prlimit, test_kill_process};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
 use snigate::config::Config;
 use snigate::power;
@@ -162,6 +163,22 @@ fn another_user_keeps_one_capability_without_the_sandbox_as_well() {
 }
 
 #[test]
+fn another_user_is_in_no_group_of_the_one_before() {
+    if !is_root() {
+        return;
+    }
+    let Some(setpriv) = require("setpriv") else { return };
+    let routes = routing([("a.test", SocketAddr::from(([127, 0, 0, 1], 1)))]);
+    let mut starter = Command::new(setpriv);
+    starter.args(["--groups", "60907,60908"]);
+    let gate = GateProcess::start_by(&mut starter, &format!("{routes}sandbox: off\nuser: '60905:60906'\n"));
+    for (field, expected) in [("Uid", "60905 60905 60905 60905"), ("Gid", "60906 60906 60906 60906"), ("Groups", "")] {
+        let found = of_every_thread(gate.pid(), field);
+        assert!(found.iter().all(|found| found == expected), "{field}: {found:?}");
+    }
+}
+
+#[test]
 fn a_user_that_cannot_be_taken_is_a_mistake_with_a_remedy() {
     let routes = routing([("a.test", SocketAddr::from(([127, 0, 0, 1], 1)))]);
     let run = GateProcess::run(&format!("{routes}user: nobody-of-this-name\n"));
@@ -302,6 +319,40 @@ fn nothing_is_executed_signalled_or_spoken_to_but_by_tcp_and_udp() {
     assert_eq!(child.try_wait().unwrap(), None);
     child.kill().unwrap();
     child.wait().unwrap();
+}
+
+#[test]
+fn without_seccomp_too_nobody_outside_can_be_signalled_or_spoken_to_by_name() {
+    /// The version that knows scopes.
+    const SCOPED: &str = "Landlock knows scopes since Linux 6.12";
+    let Some(inside) = Inside::with(of_our_own(1), "") else { return };
+    let text = fs::read_to_string(inside.path("snigate.yaml")).unwrap();
+    fs::write(inside.path("snigate.yaml"), text.replace("sandbox: require", "sandbox: auto")).unwrap();
+    let mut child = Command::new("sleep").arg("600").spawn().unwrap();
+    let pid = Pid::from_child(&child);
+    let name = net::SocketAddr::from_abstract_name(format!("snigate-test-{}", process::id())).unwrap();
+    let _daemon = UnixListener::bind_addr(&name).unwrap();
+    let attempts = || {
+        let own = kind(test_kill_process(rustix::process::getpid()).map_err(Into::into));
+        let other = kind(kill_process(pid, Signal::TERM).map_err(Into::into));
+        (own, other, kind(UnixStream::connect_addr(&name)))
+    };
+    let (own, other, daemon) = without(&[libc::SYS_seccomp], || inside.run(attempts));
+    let scoped = rustix::system::uname().release().to_str().is_ok_and(|release| is_since(release, (6, 12)));
+    if scoped {
+        assert_eq!((own, other, daemon), (Ok(()), Err(ErrorKind::PermissionDenied), Err(ErrorKind::PermissionDenied)));
+        assert_eq!(child.try_wait().unwrap(), None);
+    } else {
+        skip(SCOPED);
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+/// Whether a release such as `6.12.3-amd64` is this version of Linux or a newer one.
+fn is_since(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release.split('.').map_while(|number| number.parse().ok());
+    (numbers.next(), numbers.next()) >= (Some(version.0), Some(version.1))
 }
 
 #[test]
