@@ -103,7 +103,7 @@ fn a_source_sheds_its_own_oldest() {
 }
 
 #[test]
-fn a_source_whose_others_are_elsewhere_is_refused_itself() {
+fn a_newcomer_stays_though_the_others_of_its_source_are_elsewhere() {
     let stage = Stage::set("undecided_per_source: 2", "");
     // Another worker counts in the same table.
     let share = Plan::of(&stage.config, 1 << 16).unwrap().share();
@@ -111,8 +111,13 @@ fn a_source_whose_others_are_elsewhere_is_refused_itself() {
     let limits = Arc::clone(&stage.limits);
     let elsewhere = Stage { config: stage.config.clone(), table: Rc::default(), undecided: other, limits };
     let held = ["192.0.2.1"; 2].map(|source| elsewhere.client(source).unwrap());
-    assert_eq!(stage.client("192.0.2.1").err(), Some(Reason::LimitUndecided));
-    assert!(stage.client("192.0.2.2").is_ok());
+    let mut clients = vec![stage.client("192.0.2.1").unwrap()];
+    assert_eq!((Stage::shed(&held), Stage::shed(&clients)), (vec![], vec![]));
+    // Of those, too, the oldest goes: a worker has one more than there may be, and never two.
+    for number in 0..3 {
+        clients.push(stage.client("192.0.2.1").unwrap());
+        assert_eq!(Stage::shed(&clients), Vec::from_iter(0..=number));
+    }
     assert_eq!(Stage::shed(&held), [0; 0]);
 }
 

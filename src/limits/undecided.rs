@@ -127,10 +127,11 @@ impl Place {
         if let Some(waiting) = self.undecided.waiting.borrow_mut().get_mut(&self.number) {
             waiting.source = Some(source);
         }
-        // The others may all be on other workers: then it is this one that goes.
-        let older = |number, waiting: &Waiting| number != self.number && waiting.source == Some(source);
-        let crowded = taken.crowded && !self.undecided.shed_first(older);
-        taken.refused.or(crowded.then_some(Reason::LimitUndecided)).map_or(Ok(()), Err)
+        if taken.crowded {
+            // The others may all be on other workers, and there is no harm in one more: with the next one here it goes.
+            self.undecided.shed_first(|number, waiting| number != self.number && waiting.source == Some(source));
+        }
+        taken.refused.map_or(Ok(()), Err)
     }
 
     /// Its hello is not complete, and takes so many bytes. Hellos have a limit together; beyond it those whose hellos are
