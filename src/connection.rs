@@ -12,7 +12,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
@@ -26,6 +26,7 @@ use crate::relay::{End, Pipes, Relay, Scratch, close_gently, close_with_reset, s
 use crate::routing::{Decision, Route};
 use crate::snapshot::{Entrance, Snapshot};
 use crate::upstream::{self, connect};
+use first_bytes::rest;
 pub use ids::Ids;
 use read_hello::read_hello;
 use record::Record;
@@ -155,8 +156,8 @@ async fn admit(
         _ = client.ready(Interest::ERROR) => return Err(Refusal::close(Reason::ClientReset)),
     };
     record.connected(&connected);
-    replay.advance(connected.sent);
-    Ok((route, connected, replay))
+    let rest = rest(replay, connected.sent);
+    Ok((route, connected, rest))
 }
 
 /// Replays the rest of the hello, then moves bytes both ways until the end.

@@ -93,13 +93,80 @@ impl<T, J: FnMut(&[u8]) -> Result<Option<T>, Refusal>> Reading<'_, J> {
         self.kept.extend_from_slice(fresh);
         self.place.hold(self.kept.capacity());
         let found = (self.judge)(&self.kept)?;
-        Ok(found.map(|found| (found, Bytes::from(std::mem::take(&mut self.kept)))))
+        Ok(found.map(|found| (found, exact(std::mem::take(&mut self.kept)))))
     }
+}
+
+/// The bytes in no more memory than they take: it is counted by their length from here on.
+pub(super) fn exact(bytes: Vec<u8>) -> Bytes {
+    bytes.into_boxed_slice().into()
+}
+
+/// What comes behind the first `done` bytes. Not a view of them all, which would be counted as the rest and hold the whole.
+pub(super) fn rest(bytes: Bytes, done: usize) -> Bytes {
+    if done == 0 { bytes } else { Bytes::copy_from_slice(&bytes[done..]) }
 }
 
 fn broken_off(error: &io::Error) -> Refusal {
     match error.kind() {
         io::ErrorKind::TimedOut => Refusal::close(Reason::PeerTimeout),
         _ => Refusal::close(Reason::ClientReset),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::limits::tests::undecided;
+    use crate::observe::live::LiveTable;
+    use std::io::Write as _;
+    use std::rc::Rc;
+    use std::time::Duration;
+    use tokio::net::TcpListener;
+
+    const SHORTFALL: Shortfall = Shortfall { closed: Reason::HelloIncomplete, late: Reason::HelloTimeout };
+
+    /// What comes of a client that sends these pieces, each when the one before was read, until there are as many bytes.
+    async fn read(pieces: &[&[u8]], early: Bytes, wanted: usize) -> Bytes {
+        let yaml = "
+            listeners: [{ address: '127.0.0.1:0' }]
+            routes: [{ server_names: [a.test], upstream: up }]
+            upstreams: { up: { endpoints: ['127.0.0.1:1'] } }";
+        let config = Config::parse(yaml).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let mut client = listener.accept().await.unwrap().0;
+        let (live, undecided) = (Rc::new(LiveTable::default()).enter(), undecided(&config).0);
+        let place = undecided.enter(live.share());
+        let mut pieces = pieces.iter();
+        let mut send = || {
+            if let Some(piece) = pieces.next() {
+                peer.write_all(piece).unwrap();
+            }
+        };
+        if early.is_empty() {
+            send();
+        }
+        let judge = |raw: &[u8]| {
+            send();
+            Ok((raw.len() >= wanted).then_some(()))
+        };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let read = read_until(&mut client, &Scratch::new(), deadline, early, &place, SHORTFALL, judge).await;
+        let Ok(((), bytes)) = read else { panic!("it ends before") };
+        bytes
+    }
+
+    #[tokio::test]
+    async fn what_is_read_takes_no_more_memory_than_its_bytes() {
+        let bytes: Vec<u8> = (0..9000).map(|number| (number % 251) as u8).collect();
+        let pieces: Vec<_> = bytes.chunks(999).collect();
+        for (early, pieces) in [(Bytes::new(), &pieces[..]), (Bytes::copy_from_slice(pieces[0]), &pieces[1..])] {
+            let read = read(pieces, early, bytes.len()).await;
+            assert_eq!(read, bytes);
+            assert_eq!(Vec::from(rest(read.slice(..), 1000)).capacity(), bytes.len() - 1000);
+            assert_eq!(Vec::from(rest(read, 0)).capacity(), bytes.len());
+        }
     }
 }

@@ -3,11 +3,11 @@
 use std::io;
 use std::sync::Arc;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use tokio::net::TcpStream;
 
 use super::Refusal;
-use super::first_bytes::{Shortfall, read_until};
+use super::first_bytes::{Shortfall, exact, read_until, rest};
 use super::record::Record;
 use crate::config::TrustedProxies;
 use crate::hello::{ClientHello, Sni};
@@ -33,11 +33,10 @@ pub(super) async fn hear(
     let deadline = record.accepted() + record.listener().client_hello_timeout;
     let shortfall = Shortfall { closed: Reason::ProxyHeaderInvalid, late: Reason::ProxyHeaderTimeout };
     let judge = |raw: &[u8]| proxy_protocol::read(raw).map_err(refusal);
-    let (header, mut raw) =
+    let (header, raw) =
         read_until(client, &record.tools().scratch, deadline, Bytes::new(), place, shortfall, judge).await?;
     record.introduced(header.ends);
-    raw.advance(header.length);
-    Ok((header.ends, raw))
+    Ok((header.ends, rest(raw, header.length)))
 }
 
 /// Who speaks before the proxy does, or is none, would not understand an alert.
@@ -67,5 +66,5 @@ pub(super) fn announce(
     let details = Details { authority, alpn: hello.alpn.first(), unique_id: &record.id() };
     let mut words = version.header(&ends, &details);
     words.extend_from_slice(replay);
-    Ok(words.into())
+    Ok(exact(words))
 }
