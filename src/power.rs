@@ -16,7 +16,8 @@ use std::path::Path;
 use rustix::process::geteuid;
 use rustix::thread::set_no_new_privs;
 
-use crate::config::{Config, Sandbox, User};
+use crate::config::{Config, LoadError, Sandbox, User};
+use files::{Ports, Reach};
 
 /// Why a process keeps its power, and does not start.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +56,10 @@ pub struct GivenUp {
     missing: Vec<String>,
     /// Files that cannot be read again once they are replaced.
     fixed: Vec<String>,
+    /// What can be read still, where that is bounded.
+    reach: Option<Reach>,
+    /// The TCP ports that can be used still, where they are bounded.
+    ports: Option<Ports>,
 }
 
 /// Gives up what `config`, read from the file at `path`, does not need. To be called while there is one thread only.
@@ -83,12 +88,15 @@ impl GivenUp {
         self.note("capabilities cannot be dropped", held);
         let held = set_no_new_privs(true).map(|()| "no_new_privs".to_owned());
         self.note("privileges can be gained by starting programs", held);
-        let reach = files::Reach::of(config, path);
-        let ports = config.power.sandbox_ports.then(|| files::Ports::of(config));
+        let reach = Reach::of(config, path);
+        let ports = config.power.sandbox_ports.then(|| Ports::of(config));
         self.fixed = reach.fixed();
         let version = files::restrict(&reach, ports.as_ref());
-        if ports.is_some() {
-            self.note("any TCP port can be used", version.clone().and_then(files::with_ports));
+        self.reach = version.is_ok().then_some(reach);
+        if let Some(ports) = ports {
+            let held = version.clone().and_then(files::with_ports);
+            self.ports = held.is_ok().then_some(ports);
+            self.note("any TCP port can be used", held);
         }
         self.note("any file can be opened", version.map(|version| format!("Landlock {version}")));
         self.note("any system call can be made", calls::restrict().map(|()| "seccomp".to_owned()));
@@ -98,6 +106,25 @@ impl GivenUp {
         match held {
             Ok(part) => self.parts.push(part),
             Err(why) => self.missing.push(format!("{otherwise}: {why}")),
+        }
+    }
+
+    /// What a configuration that was read later needs and cannot have any more, each with its remedy.
+    pub fn beyond_reach(&self, loaded: &Result<Config, LoadError>) -> Vec<String> {
+        const REMEDY: &str = "the sandbox is made at the start, so a restart is needed";
+        match loaded {
+            Ok(config) => {
+                let lacking = self.ports.as_ref().map(|ports| ports.lacking(&Ports::of(config))).unwrap_or_default();
+                lacking
+                    .iter()
+                    .map(|port| format!("{port} is none of those that `sandbox_ports` left: {REMEDY}"))
+                    .collect()
+            }
+            Err(error) => {
+                let lacks = |path: &&Path| self.reach.as_ref().is_some_and(|reach| reach.lacks(path));
+                let denied = error.denied().into_iter().filter(lacks);
+                denied.map(|path| format!("{} lies outside the sandbox: {REMEDY}", path.display())).collect()
+            }
         }
     }
 

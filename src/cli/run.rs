@@ -21,7 +21,7 @@ use crate::config::files::FileWatch;
 use crate::config::{Config, Log, LogFormat};
 use crate::observe::access_log::AccessLog;
 use crate::observe::lines::Lines;
-use crate::power;
+use crate::power::{self, GivenUp};
 use crate::reload::Changed;
 use crate::server::Server;
 
@@ -56,12 +56,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let messages = start_messages(&config.log)?;
     given_up.log();
-    let code = serve(&config, &args.config);
+    let code = serve(&config, &args.config, &given_up);
     messages.flush();
     code
 }
 
-fn serve(config: &Config, path: &Path) -> anyhow::Result<ExitCode> {
+fn serve(config: &Config, path: &Path, given_up: &GivenUp) -> anyhow::Result<ExitCode> {
     for warning in &config.warnings {
         tracing::warn!(config = %path.display(), "{warning}");
     }
@@ -91,8 +91,10 @@ fn serve(config: &Config, path: &Path) -> anyhow::Result<ExitCode> {
         let signal = loop {
             tokio::select! {
                 signal = stop.next() => break signal,
-                _ = hang_up.recv() => reload(&server, path, "SIGHUP").await,
-                _ = looks.tick() => if watch.has_changed() { reload(&server, path, "the file has changed").await },
+                _ = hang_up.recv() => reload(&server, path, given_up, "SIGHUP").await,
+                _ = looks.tick() => if watch.has_changed() {
+                    reload(&server, path, given_up, "the file has changed").await;
+                },
             }
         };
         // Not in the macro: it looks at its fields only if the level is on.
@@ -113,12 +115,15 @@ fn serve(config: &Config, path: &Path) -> anyhow::Result<ExitCode> {
 }
 
 /// Puts what the file says now in force, or says why not.
-async fn reload(server: &Server, path: &Path, cause: &str) {
+async fn reload(server: &Server, path: &Path, given_up: &GivenUp, cause: &str) {
     let file = path.display();
-    let config = match Config::load(path) {
-        Ok(config) => config,
-        Err(error) => {
-            for line in error.to_string().lines() {
+    let loaded = Config::load(path);
+    let beyond = given_up.beyond_reach(&loaded);
+    let config = match loaded {
+        Ok(config) if beyond.is_empty() => config,
+        refused => {
+            let mistakes = refused.err().map(|error| error.to_string()).unwrap_or_default();
+            for line in mistakes.lines().chain(beyond.iter().map(|line| &**line)) {
                 tracing::error!(config = %file, "{line}");
             }
             tracing::error!(config = %file, cause, "not taken over: the configuration from before stays in force");

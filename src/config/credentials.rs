@@ -26,17 +26,27 @@ const SYSTEM_ROOTS: [&str; 5] = [
 pub struct UnusableFile {
     path: PathBuf,
     why: String,
+    /// It is there, or may be, and must not be read.
+    is_denied: bool,
 }
 
 impl UnusableFile {
     fn new(path: &Path, why: impl fmt::Display) -> Self {
-        Self { path: path.to_owned(), why: why.to_string() }
+        Self { path: path.to_owned(), why: why.to_string(), is_denied: false }
+    }
+
+    /// The file, if it is of no use because the system does not let us read it.
+    pub fn denied(&self) -> Option<&Path> {
+        self.is_denied.then_some(&*self.path)
     }
 
     fn of_pem(path: &Path, error: pem::Error, wanted: &str) -> Self {
         match error {
             pem::Error::Io(error) if error.kind() == io::ErrorKind::NotFound => Self::new(path, "does not exist"),
-            pem::Error::Io(error) => Self::new(path, format_args!("cannot be read: {error}")),
+            pem::Error::Io(error) => {
+                let is_denied = error.kind() == io::ErrorKind::PermissionDenied;
+                Self { is_denied, ..Self::new(path, format_args!("cannot be read: {error}")) }
+            }
             pem::Error::NoItemsFound => Self::new(path, format_args!("has no {wanted} in PEM form")),
             other => Self::new(path, format_args!("is no whole PEM file: {other}")),
         }

@@ -254,7 +254,10 @@ fn client(keys: &mut Section<'_>) -> Option<ClientFiles> {
 
 fn usable<T>(node: &Node<'_>, result: Result<T, credentials::UnusableFile>) {
     if let Err(error) = result {
-        node.mistaken(error.to_string());
+        match error.denied() {
+            Some(file) => node.denied(file, error.to_string()),
+            None => node.mistaken(error.to_string()),
+        }
     }
 }
 

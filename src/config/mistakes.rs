@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// One thing that is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub struct Mistake {
     pub path: String,
     /// What is wrong and what to do about it.
     pub message: String,
+    /// The file that it names and that must not be read, if it is that.
+    pub denied: Option<PathBuf>,
 }
 
 impl fmt::Display for Mistake {
@@ -69,6 +71,17 @@ pub enum LoadError {
     },
 }
 
+impl LoadError {
+    /// The files that must not be read: that of the configuration, or some that it names.
+    pub fn denied(&self) -> Vec<&Path> {
+        match self {
+            Self::Unreadable { path, reason } if reason.kind() == io::ErrorKind::PermissionDenied => vec![path],
+            Self::Unreadable { .. } => Vec::new(),
+            Self::Wrong { mistakes, .. } => mistakes.iter().filter_map(|mistake| mistake.denied.as_deref()).collect(),
+        }
+    }
+}
+
 /// `1 mistake`, `2 mistakes`.
 pub(crate) fn counted(number: usize, what: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
@@ -81,7 +94,12 @@ pub(super) struct Collector(RefCell<Vec<Mistake>>);
 
 impl Collector {
     pub(super) fn add(&self, path: impl Into<String>, message: impl Into<String>) {
-        self.0.borrow_mut().push(Mistake { path: path.into(), message: message.into() });
+        self.0.borrow_mut().push(Mistake { path: path.into(), message: message.into(), denied: None });
+    }
+
+    pub(super) fn add_denied(&self, path: impl Into<String>, message: impl Into<String>, file: &Path) {
+        let denied = Some(file.to_owned());
+        self.0.borrow_mut().push(Mistake { path: path.into(), message: message.into(), denied });
     }
 
     /// As [`suggestion`], while somebody may still read it: to search for every one of thousands of names takes minutes.

@@ -1,5 +1,7 @@
 //! Reading mappings key by key: what is read is what is known, so that a key is named in one place only.
 
+use std::path::Path;
+
 use serde_yaml::{Mapping, Value};
 
 use super::mistakes::{Collector, nearest, suggestion};
@@ -20,6 +22,11 @@ impl<'d> Node<'d> {
 
     pub(super) fn mistaken(&self, message: impl Into<String>) {
         self.collector.add(self.path.clone(), message);
+    }
+
+    /// Names a file that we must not read.
+    pub(super) fn denied(&self, file: &Path, message: impl Into<String>) {
+        self.collector.add_denied(self.path.clone(), message, file);
     }
 
     pub(super) fn is_text(&self) -> bool {

@@ -129,6 +129,15 @@ impl Reach {
         wide
     }
 
+    /// Whether a file, or what stands in its place now, lies where nothing can be read. (Where a file is can be seen from
+    /// within the sandbox as well; whether it may be read by whoever we are is another matter.)
+    pub(super) fn lacks(&self, path: &Path) -> bool {
+        let mut wanted = Self::default();
+        wanted.add(path);
+        let is_open = |path: &PathBuf| self.directories.iter().any(|open| path.starts_with(open));
+        !wanted.directories.iter().chain(&wanted.files).all(is_open)
+    }
+
     /// What to say about the operator's files that cannot be read again once they are replaced.
     pub(super) fn fixed(&self) -> Vec<String> {
         let about = |path: &PathBuf| {
@@ -182,6 +191,14 @@ impl Ports {
             bind: config.listeners.iter().map(|listener| listener.address.socket_addr().port()).collect(),
             connect: endpoints.filter_map(|one| of_endpoint(&one.address)).chain(dns).chain(resolv_conf).collect(),
         }
+    }
+
+    /// Those of `wanted` that are not among these, for people.
+    pub(super) fn lacking(&self, wanted: &Self) -> Vec<String> {
+        let listened = wanted.bind.difference(&self.bind).map(|port| format!("port {port} of a listener"));
+        let connected =
+            wanted.connect.difference(&self.connect).map(|port| format!("port {port} of an endpoint or of DNS"));
+        listened.chain(connected).collect()
     }
 
     fn rules(&self) -> impl Iterator<Item = NetPort> {

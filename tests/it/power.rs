@@ -454,6 +454,124 @@ fn sandboxed_ports_are_those_of_the_configuration() {
     assert_eq!(datagram, Ok(()));
 }
 
+/// Puts this configuration into the gate's file and asks for it; what the log says of it, up to its last word.
+fn refused_reload(gate: &GateProcess, yaml: &str) -> Vec<String> {
+    let before = gate.lines.all().len();
+    let beside = gate.config().with_extension("new");
+    fs::write(&beside, yaml).unwrap();
+    fs::set_permissions(&beside, Permissions::from_mode(0o644)).unwrap();
+    fs::rename(&beside, gate.config()).unwrap();
+    gate.signal(Signal::HUP);
+    let is_last = |line: &String| line.contains("not taken over");
+    wait_until("the refusal", || gate.lines.all()[before..].iter().any(is_last));
+    gate.lines.all().split_off(before)
+}
+
+#[test]
+fn what_a_reload_names_outside_the_sandbox_needs_a_restart_and_says_so() {
+    if !is_root() {
+        return;
+    }
+    let (upstream, authority) = (answering(), Authority::new());
+    let routes = routing([("a.test", upstream.address())]);
+    let yaml = format!("{routes}user: nobody\nsandbox: require\n");
+    let gate = GateProcess::start(&yaml);
+    let with = |ca: &Path| {
+        let check = format!("health_check: {{ tls: {{ ca_file: '{}', server_name: a.test }} }}", ca.display());
+        yaml.replace("endpoints:", &format!("{check}, endpoints:"))
+    };
+    let elsewhere = tempfile::tempdir().unwrap();
+    fs::set_permissions(elsewhere.path(), Permissions::from_mode(0o755)).unwrap();
+    let copied = |folder: &Path, mode| {
+        let copy = folder.join("ca.pem");
+        fs::copy(authority.file(), &copy).unwrap();
+        fs::set_permissions(&copy, Permissions::from_mode(mode)).unwrap();
+        copy
+    };
+    let outside = copied(elsewhere.path(), 0o644);
+    let said = refused_reload(&gate, &with(&outside));
+    let needs_restart = |said: &[String], what: &str| {
+        said.iter().filter(|line| line.contains("a restart is needed") && line.contains(what)).count()
+    };
+    let told = format!("{} lies outside the sandbox", outside.display());
+    assert_eq!((needs_restart(&said, &told), needs_restart(&said, "")), (1, 1), "{said:?}");
+    // A link that leads there lies within, and is of no more use.
+    let link = gate.config().with_file_name("link.pem");
+    symlink(&outside, &link).unwrap();
+    let said = refused_reload(&gate, &with(&link));
+    assert_eq!(needs_restart(&said, &format!("{} lies outside", link.display())), 1, "{said:?}");
+    // One that is only not for our eyes would be no better off after a restart.
+    let within = copied(gate.config().parent().unwrap(), 0o600);
+    let said = refused_reload(&gate, &with(&within));
+    assert!(said.iter().any(|line| line.contains("cannot be read: Permission denied")), "{said:?}");
+    assert_eq!(needs_restart(&said, ""), 0, "{said:?}");
+    is_served(gate.address(), "a.test");
+    drop(gate);
+
+    // A restart is all that it takes.
+    drop(GateProcess::start(&with(&outside)));
+}
+
+#[test]
+fn what_is_renamed_to_a_place_in_a_wide_directory_needs_a_restart_and_says_so() {
+    let Some(inside) = Inside::with(of_our_own(1), "") else { return };
+    // Too much lies in /tmp for all of it to be opened up.
+    let place = &*Path::new("/tmp").join(format!("snigate-test-{}.yaml", process::id()));
+    let text = fs::read(inside.path("snigate.yaml")).unwrap();
+    fs::write(place, &text).unwrap();
+    let (entered, enters) = channel();
+    let (renamed, renames) = channel();
+    let sandboxed = move || {
+        let load = || Config::load(place);
+        let given_up = power::give_up(&load().unwrap(), place).unwrap();
+        let before = given_up.beyond_reach(&load());
+        entered.send(()).unwrap();
+        renames.recv_timeout(PATIENCE).unwrap();
+        (before, given_up.beyond_reach(&load()))
+    };
+    let (before, after) = thread::scope(|scope| {
+        let sandboxed = scope.spawn(sandboxed);
+        enters.recv_timeout(PATIENCE).unwrap();
+        fs::write(inside.path("new"), &text).unwrap();
+        // Within a file system it would be a rename.
+        fs::remove_file(place).unwrap();
+        fs::copy(inside.path("new"), place).unwrap();
+        renamed.send(()).unwrap();
+        sandboxed.join().unwrap()
+    });
+    fs::remove_file(place).unwrap();
+    assert_eq!(before, [""; 0]);
+    assert!(after.len() == 1 && after[0].starts_with(&format!("{} lies outside the sandbox: ", place.display())));
+}
+
+#[test]
+fn a_reload_that_names_other_ports_than_the_sandbox_left_needs_a_restart_and_says_so() {
+    let address = of_our_own(6444);
+    if Inside::with(address, "sandbox_ports: true").is_none() {
+        return;
+    }
+    let (upstream, other) = (answering(), answering());
+    let with = |listener: SocketAddr, upstream: &Upstream| {
+        let routes = routing([("a.test", upstream.address())]).replace("127.0.0.1:0", &listener.to_string());
+        format!(
+            "{routes}sandbox: require
+sandbox_ports: true
+"
+        )
+    };
+    let gate = GateProcess::start(&with(address, &upstream));
+    let port = other.address().port();
+    for (yaml, told) in [
+        (with(of_our_own(6445), &upstream), "port 6445 of a listener is none".to_owned()),
+        (with(address, &other), format!("port {port} of an endpoint or of DNS is none")),
+    ] {
+        let said = refused_reload(&gate, &yaml);
+        let line = said.iter().find(|line| line.contains("a restart is needed")).unwrap();
+        assert!(line.contains(&told), "{said:?}");
+    }
+    is_served(address, "a.test");
+}
+
 /// Does something in a thread, and processes that it starts, for which these system calls are not there.
 fn without<T: Send>(calls: &[libc::c_long], act: impl FnOnce() -> T + Send) -> T {
     let rules = calls.iter().map(|call| (*call, Vec::new())).collect();
