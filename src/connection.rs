@@ -18,7 +18,7 @@ use tokio::net::TcpStream;
 
 use crate::config::{Listener, Reject};
 use crate::hello::alert::alert;
-use crate::limits::{Place, Undecided};
+use crate::limits::{Place, Seat, Undecided};
 use crate::observe::access_log::AccessLog;
 use crate::observe::live::{Live, LiveTable};
 use crate::outcome::{ClosedBy, Fault, Reason};
@@ -47,8 +47,15 @@ pub struct Tools {
     pub ids: Ids,
 }
 
-/// Serves one client from accept to close. Never fails: how it ended is recorded.
-pub fn serve(client: TcpStream, source: SocketAddr, entrance: Entrance, tools: Rc<Tools>) -> impl Future<Output = ()> {
+/// Serves one client from accept to close. Never fails: how it ended is recorded. It keeps its seat until both of its
+/// sockets are closed.
+pub fn serve(
+    client: TcpStream,
+    source: SocketAddr,
+    entrance: Entrance,
+    seat: Seat,
+    tools: Rc<Tools>,
+) -> impl Future<Output = ()> {
     // Opened before the first poll: from accept on its time runs, and it is counted, and a stop finds it. Boxed: what
     // only the beginning needs is given back before bytes flow, for the hours that they may.
     let Entrance { listener, snapshot } = entrance;
@@ -62,6 +69,7 @@ pub fn serve(client: TcpStream, source: SocketAddr, entrance: Entrance, tools: R
             Err(end) => end,
         };
         record.close(end);
+        drop(seat);
     }
 }
 
@@ -243,7 +251,7 @@ mod tests {
     /// What an idle connection costs besides its sockets: see that nothing large is kept across an await.
     #[test]
     fn a_connection_and_its_live_entry_stay_small() {
-        fn size_of_future<F>(_: fn(TcpStream, SocketAddr, Entrance, Rc<Tools>) -> F) -> usize {
+        fn size_of_future<F>(_: fn(TcpStream, SocketAddr, Entrance, Seat, Rc<Tools>) -> F) -> usize {
             size_of::<F>()
         }
         let sizes = (size_of_future(serve), size_of::<Live>());

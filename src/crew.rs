@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::limits::Seat;
 use crate::snapshot::Entrance;
 
 /// A client on its way from the worker that accepted it to the one that serves it.
@@ -20,6 +21,8 @@ pub struct Accepted {
     pub source: SocketAddr,
     /// Where it came in.
     pub entrance: Entrance,
+    /// The connection's own.
+    pub seat: Seat,
     /// Counts it at the worker that is to serve it, until that one does.
     pub announced: Announced,
 }
@@ -75,11 +78,6 @@ impl Crew {
         self.mates[self.own].open()
     }
 
-    /// The connections of all workers.
-    pub fn total(&self) -> usize {
-        self.mates.iter().map(Mate::open).sum()
-    }
-
     /// What counts the connections of this worker.
     pub fn counter(&self) -> Arc<AtomicUsize> {
         Arc::clone(&self.mates[self.own].open)
@@ -101,11 +99,12 @@ impl Crew {
         socket: net::TcpStream,
         source: SocketAddr,
         entrance: Entrance,
+        seat: Seat,
     ) -> Result<(), Accepted> {
         let mate = &self.mates[to];
         mate.open.fetch_add(1, Ordering::Relaxed);
         let announced = Announced(Arc::clone(&mate.open));
-        mate.inbox.send(Accepted { socket, source, entrance, announced }).map_err(|returned| returned.0)
+        mate.inbox.send(Accepted { socket, source, entrance, seat, announced }).map_err(|returned| returned.0)
     }
 }
 
@@ -118,6 +117,7 @@ fn is_clearly_more(open: usize, idlest: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::Seats;
     use crate::snapshot::tests::entrance;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
@@ -126,13 +126,15 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = listener.local_addr().unwrap();
         let (crews, mut inboxes): (Vec<_>, Vec<_>) = Crew::of(workers).into_iter().unzip();
+        let seats = Seats::of(connections);
         for _ in 0..connections {
             match crews[0].idler() {
                 None => {
                     crews[0].counter().fetch_add(1, Ordering::Relaxed);
                 }
                 Some(idler) => {
-                    crews[0].hand_over(idler, TcpStream::connect(address).unwrap(), address, entrance()).unwrap();
+                    let (client, seat) = (TcpStream::connect(address).unwrap(), seats.take().unwrap());
+                    crews[0].hand_over(idler, client, address, entrance(), seat).unwrap();
                 }
             }
         }
@@ -168,7 +170,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let mut crews = Crew::of(2);
         drop(crews.pop());
-        let returned = crews[0].0.hand_over(1, TcpStream::connect(address).unwrap(), address, entrance()).unwrap_err();
+        let (client, seat) = (TcpStream::connect(address).unwrap(), Seats::of(1).take().unwrap());
+        let returned = crews[0].0.hand_over(1, client, address, entrance(), seat).unwrap_err();
         assert_eq!(returned.source, address);
     }
 }

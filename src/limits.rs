@@ -1,6 +1,7 @@
 //! How much there may be of everything, so that no client can use the gate up.
 //!
 //! - [`Plan`]: what fits into the process, computed before it starts and told in the log.
+//! - [`Seats`]: the connections of all workers. There are never more than the plan says.
 //! - [`Undecided`]: the connections of a worker that have no route yet. At the cap the oldest of them goes.
 //! - [`Limits`]: what workers share: connections and rates for each source and each route. All of it is guarded by
 //!   permits, which undo on drop what they counted.
@@ -9,6 +10,7 @@
 
 mod plan;
 mod rate;
+mod seats;
 mod sources;
 mod undecided;
 
@@ -26,6 +28,7 @@ use crate::outcome::Reason;
 use crate::routing::{Route, RouteLimits};
 pub use plan::{DoesNotFit, Plan, Share};
 use rate::{Pace, SharedPace};
+pub use seats::{Seat, Seats};
 use sources::{Source, Sources};
 pub use undecided::{Place, Undecided};
 

@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use crate::config;
 use crate::connection::{self, Tools};
 use crate::crew::{Accepted, Crew};
+use crate::limits::{Seat, Seats};
 use crate::outcome::Reason;
 use crate::snapshot::{Door, Entrance, Snapshot};
 use trouble::{Crowd, Spare, Trouble};
@@ -99,21 +100,21 @@ pub struct Reception {
     pub current: Arc<ArcSwap<Snapshot>>,
     /// The workers.
     pub crew: Crew,
-    /// How many connections there may be, of all workers.
-    pub max_connections: usize,
+    /// What all workers share of connections.
+    pub seats: Arc<Seats>,
     /// What connections are lent.
     pub tools: Rc<Tools>,
 }
 
 impl Reception {
     /// Serves a client that this worker accepted, or hands it over to a worker that has clearly fewer.
-    fn receive(&self, client: TcpStream, source: SocketAddr, entrance: Entrance) {
+    fn receive(&self, client: TcpStream, source: SocketAddr, entrance: Entrance, seat: Seat) {
         let Some(idler) = self.crew.idler() else {
-            return self.serve(client, source, entrance);
+            return self.serve(client, source, entrance, seat);
         };
         match client.into_std() {
             Ok(socket) => {
-                if let Err(returned) = self.crew.hand_over(idler, socket, source, entrance) {
+                if let Err(returned) = self.crew.hand_over(idler, socket, source, entrance, seat) {
                     self.adopt(returned);
                 }
             }
@@ -125,9 +126,9 @@ impl Reception {
     }
 
     /// Serves a client that another worker accepted.
-    pub fn adopt(&self, Accepted { socket, source, entrance, announced }: Accepted) {
+    pub fn adopt(&self, Accepted { socket, source, entrance, seat, announced }: Accepted) {
         match TcpStream::from_std(socket) {
-            Ok(client) => self.serve(client, source, entrance),
+            Ok(client) => self.serve(client, source, entrance, seat),
             Err(error) => {
                 tracing::error!(%source, %error, "cannot take a connection over");
                 self.turn_away(source, entrance.listener, Reason::Internal);
@@ -137,18 +138,14 @@ impl Reception {
         drop(announced);
     }
 
-    fn has_place(&self) -> bool {
-        self.crew.total() < self.max_connections
-    }
-
     /// Leaves a line for a client that is not served.
     fn turn_away(&self, source: SocketAddr, listener: Arc<config::Listener>, reason: Reason) {
         connection::turn_away(source, listener, Rc::clone(&self.tools), reason);
     }
 
     /// In a task of its own.
-    fn serve(&self, client: TcpStream, source: SocketAddr, entrance: Entrance) {
-        tokio::task::spawn_local(connection::serve(client, source, entrance, Rc::clone(&self.tools)));
+    fn serve(&self, client: TcpStream, source: SocketAddr, entrance: Entrance, seat: Seat) {
+        tokio::task::spawn_local(connection::serve(client, source, entrance, seat, Rc::clone(&self.tools)));
     }
 }
 
@@ -179,11 +176,12 @@ pub async fn accept(
         match accepted {
             Ok((client, source)) => {
                 trouble.is_over();
-                if crowd.has_place(&reception, listener).await {
-                    reception.receive(client, source, entrance);
-                } else {
-                    drop(client);
-                    reception.turn_away(source, entrance.listener, Reason::LimitGlobal);
+                match crowd.seat(&reception.seats, &reception.tools.undecided, listener).await {
+                    Some(seat) => reception.receive(client, source, entrance, seat),
+                    None => {
+                        drop(client);
+                        reception.turn_away(source, entrance.listener, Reason::LimitGlobal);
+                    }
                 }
             }
             // accept(2): errors of the connection that was to be accepted, which is gone; the next one may be fine.

@@ -13,7 +13,7 @@ use crate::config::Config;
 use crate::connection::Ids;
 use crate::control::{self, Order};
 use crate::crew::Crew;
-use crate::limits::{DoesNotFit, Plan};
+use crate::limits::{DoesNotFit, Plan, Seats};
 use crate::observe::access_log::AccessLog;
 use crate::reload::{CannotBind, Changed, InForce};
 use crate::worker::{self, Equipment};
@@ -70,13 +70,14 @@ impl Server {
         let addresses = in_force.addresses();
         let mut server = Self { addresses, plan, orders, threads: Vec::new(), running: watch::Sender::new(()), log };
         server.threads.push(control::start(in_force, keepers, &config.dns, received, server.running.subscribe())?);
+        let seats = Seats::of(server.plan.connections());
         for (number, (openings, crew)) in openings.into_iter().zip(Crew::of(workers)).enumerate() {
             let equipment = Equipment {
                 current: Arc::clone(&current),
                 openings,
                 crew,
                 share: server.plan.share(),
-                max_connections: server.plan.connections(),
+                seats: Arc::clone(&seats),
                 log: server.log.clone(),
                 ids: Ids::of_worker(number),
             };

@@ -19,7 +19,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::connection::{Ids, Tools};
 use crate::crew::{Crew, Inbox};
-use crate::limits::{Share, Undecided};
+use crate::limits::{Seats, Share, Undecided};
 use crate::listener::{self, Closing, Reception};
 use crate::observe::access_log::AccessLog;
 use crate::observe::live::{LiveTable, TICK};
@@ -42,8 +42,8 @@ pub struct Equipment {
     pub crew: (Crew, Inbox),
     /// What it has of what there is in all.
     pub share: Share,
-    /// How many connections there may be, of all workers.
-    pub max_connections: usize,
+    /// What all workers share of connections.
+    pub seats: Arc<Seats>,
     /// Where ended connections are written down.
     pub log: AccessLog,
     /// Names its connections.
@@ -92,12 +92,7 @@ fn prepare(equipment: Equipment) -> io::Result<Prepared> {
         log: equipment.log,
         ids: equipment.ids,
     };
-    let reception = Reception {
-        current: equipment.current,
-        crew,
-        max_connections: equipment.max_connections,
-        tools: Rc::new(tools),
-    };
+    let reception = Reception { current: equipment.current, crew, seats: equipment.seats, tools: Rc::new(tools) };
     Ok((runtime, equipment.openings, Rc::new(reception), inbox))
 }
 
@@ -188,7 +183,7 @@ mod tests {
             openings: unbounded_channel().1,
             crew: crews.pop().unwrap(),
             share: plan.share(),
-            max_connections: plan.connections(),
+            seats: Seats::of(plan.connections()),
             log: AccessLog::new(LogFormat::Json, memory.clone()).unwrap(),
             ids: Ids::of_worker(0),
         };
@@ -215,32 +210,37 @@ mod tests {
         };
         let memory = Memory::default();
         let (equipment, (other, _inbox)) = equipment(&memory);
+        let seats = Arc::clone(&equipment.seats);
+        let seat = || seats.take().unwrap();
         let log = equipment.log.clone();
         let (runtime, openings, reception, inbox) = prepare(equipment).unwrap();
         let (running, stop) = watch::channel(());
 
         let (_early, accepted, source) = connection();
-        other.hand_over(0, accepted, source, entrance()).unwrap();
+        other.hand_over(0, accepted, source, entrance(), seat()).unwrap();
         drop(running);
         runtime.block_on(work(openings, reception, inbox, stop));
         let (_late, accepted, source) = connection();
-        assert!(other.hand_over(0, accepted, source, entrance()).is_err(), "nobody is there to serve it");
+        assert!(other.hand_over(0, accepted, source, entrance(), seat()).is_err(), "nobody is there to serve it");
         drop(runtime);
         assert_eq!(reasons(&log, &memory), ["drained"]);
+        assert_eq!(seats.taken(), 0);
     }
 
     #[test]
     fn what_was_handed_over_and_cannot_be_served_leaves_its_line() {
         let memory = Memory::default();
         let (equipment, (other, _inbox)) = equipment(&memory);
+        let seats = Arc::clone(&equipment.seats);
+        let seat = || seats.take().unwrap();
         let log = equipment.log.clone();
         let (runtime, _, reception, mut inbox) = prepare(equipment).unwrap();
         // epoll takes no plain file, as it takes no socket when its memory has run out.
         let file = TcpStream::from(OwnedFd::from(tempfile::tempfile().unwrap()));
         file.set_nonblocking(true).unwrap();
-        other.hand_over(0, file, (Ipv4Addr::LOCALHOST, 1).into(), entrance()).unwrap();
+        other.hand_over(0, file, (Ipv4Addr::LOCALHOST, 1).into(), entrance(), seat()).unwrap();
         runtime.block_on(async { reception.adopt(inbox.recv().await.unwrap()) });
         assert_eq!(reasons(&log, &memory), ["internal"]);
-        assert_eq!(reception.crew.open(), 0);
+        assert_eq!((reception.crew.open(), seats.taken()), (0, 0));
     }
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use snigate::config::{Config, Listener, LogFormat};
 use snigate::connection::{Ids, Tools, serve};
 use snigate::hello::{HelloError, HelloReader};
-use snigate::limits::{Limits, Plan, Undecided};
+use snigate::limits::{Limits, Plan, Seats, Undecided};
 use snigate::observe::access_log::AccessLog;
 use snigate::observe::live::LiveTable;
 use snigate::outcome::Reason;
@@ -237,7 +237,8 @@ async fn play(world: &World, data: &[u8], steps: &[Step<'_>]) {
     let visits = Visits::await_at(&world.upstream);
     let (client, accepted, source) = world.client(data);
     let accepted = tokio::net::TcpStream::from_std(accepted).unwrap();
-    let serving = spawn_local(serve(accepted, source, world.entrance.clone(), world.tools()));
+    let seat = Seats::of(1).take().expect("there is one");
+    let serving = spawn_local(serve(accepted, source, world.entrance.clone(), seat, world.tools()));
     let mut client = Some(client);
     let mut model = Model {
         listener: &world.entrance.listener,

@@ -13,16 +13,17 @@ use tokio::time::{Instant, sleep};
 
 use super::Reception;
 use crate::config::Listener;
+use crate::limits::{Seat, Seats, Undecided};
 use crate::outcome::Reason;
 
 /// The pause after the kernel ran short of something, doubled each time it still does.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// How long a client may wait for a place when there are as many connections as there may be. Longer would help nobody:
+/// How long a client may wait for a seat when there are as many connections as there may be. Longer would help nobody:
 /// who hangs in a backlog learns nothing, and who is refused can go elsewhere or come again.
-const WAIT_FOR_PLACE: Duration = Duration::from_secs(1);
+const WAIT_FOR_SEAT: Duration = Duration::from_secs(1);
 /// How often it looks for one meanwhile.
-const PLACE_CHECK: Duration = Duration::from_millis(10);
+const SEAT_CHECK: Duration = Duration::from_millis(10);
 /// At most one line about one kind of trouble in this time.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -46,7 +47,7 @@ impl Trouble {
 
     /// Whether those who wait should be told.
     pub(super) fn lasts(&self) -> bool {
-        self.began.is_some_and(|began| began.elapsed() >= WAIT_FOR_PLACE)
+        self.began.is_some_and(|began| began.elapsed() >= WAIT_FOR_SEAT)
     }
 
     pub(super) fn is_over(&mut self) {
@@ -57,37 +58,39 @@ impl Trouble {
 /// As many connections as there may be.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
-    /// One has waited for a place and found none; until there is one again, nobody else waits.
+    /// One has waited for a seat and found none; until there is one again, nobody else waits.
     in_vain: bool,
     complaints: Complaints,
 }
 
 impl Crowd {
-    /// Whether there is a place for one more; if need be by waiting a while for one, or by taking that of the client that
-    /// has been without a route for longest.
-    pub(super) async fn has_place(&mut self, reception: &Reception, listener: &str) -> bool {
-        if reception.has_place() {
-            self.in_vain = false;
-            return true;
-        }
-        if reception.tools.undecided.shed_oldest() {
-            // It closes when it has its turn.
+    /// A seat for one more; if need be by waiting a while for one, or by taking that of the client that has been without a
+    /// route for longest.
+    pub(super) async fn seat(&mut self, seats: &Arc<Seats>, undecided: &Undecided, listener: &str) -> Option<Seat> {
+        loop {
+            if let Some(seat) = seats.take() {
+                self.in_vain = false;
+                return Some(seat);
+            }
+            if !undecided.shed_oldest() {
+                break;
+            }
+            // It closes when it has its turn, before we have ours. Somebody may be quicker to take its seat.
             yield_now().await;
-            return true;
         }
-        let end = Instant::now() + WAIT_FOR_PLACE;
+        let end = Instant::now() + WAIT_FOR_SEAT;
         while !self.in_vain {
-            sleep(PLACE_CHECK).await;
-            if reception.has_place() {
-                return true;
+            sleep(SEAT_CHECK).await;
+            if let Some(seat) = seats.take() {
+                return Some(seat);
             }
             self.in_vain = Instant::now() >= end;
         }
         if self.complaints.is_due() {
-            let max_connections = reception.max_connections;
+            let max_connections = seats.all();
             tracing::warn!(listener, max_connections, "as many connections as there may be: others are refused");
         }
-        false
+        None
     }
 }
 
@@ -134,6 +137,8 @@ impl Spare {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Config;
+    use crate::limits::tests::undecided;
 
     #[test]
     fn pauses_grow_to_a_second_and_start_anew() {
@@ -143,5 +148,41 @@ mod tests {
         assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
         trouble.is_over();
         assert_eq!(trouble.pause_for(&error, "test"), SHORTEST_PAUSE);
+    }
+    #[tokio::test(start_paused = true)]
+    async fn one_waits_for_a_seat_and_the_next_ones_are_told_at_once() {
+        let yaml = "
+            listeners: [{ address: '127.0.0.1:0' }]
+            routes: [{ server_names: [a.test], upstream: up }]
+            upstreams: { up: { endpoints: ['127.0.0.1:1'] } }";
+        let undecided = undecided(&Config::parse(yaml).unwrap()).0;
+        let (seats, mut crowd) = (Seats::of(1), Crowd::default());
+        for round in 0..2 {
+            let taken = crowd.seat(&seats, &undecided, "test").await.unwrap();
+            for waits in [WAIT_FOR_SEAT, Duration::ZERO, Duration::ZERO] {
+                let begin = Instant::now();
+                assert!(crowd.seat(&seats, &undecided, "test").await.is_none());
+                assert_eq!(begin.elapsed(), waits, "round {round}");
+            }
+            // Who finds a seat shows that it is worth waiting again.
+            drop(taken);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_gets_the_seat_that_becomes_free() {
+        let yaml = "
+            listeners: [{ address: '127.0.0.1:0' }]
+            routes: [{ server_names: [a.test], upstream: up }]
+            upstreams: { up: { endpoints: ['127.0.0.1:1'] } }";
+        let undecided = undecided(&Config::parse(yaml).unwrap()).0;
+        let (seats, mut crowd) = (Seats::of(1), Crowd::default());
+        let taken = seats.take();
+        let leaving = async move {
+            sleep(WAIT_FOR_SEAT / 2).await;
+            drop(taken);
+        };
+        let (seat, ()) = tokio::join!(crowd.seat(&seats, &undecided, "test"), leaving);
+        assert!(seat.is_some());
     }
 }
