@@ -16,7 +16,7 @@ mod undecided;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -29,7 +29,7 @@ use crate::routing::{Route, RouteLimits};
 pub use plan::{DoesNotFit, Plan, Share};
 use rate::{Pace, SharedPace};
 pub use seats::{Seat, Seats};
-use sources::{Source, Sources};
+use sources::{Key, Source, Sources};
 pub use undecided::{Place, Undecided};
 
 /// What one read of a relay takes when the memory of all of them is used up.
@@ -45,13 +45,17 @@ pub struct Limits {
     rate_per_source: Option<Pace>,
     /// Those with limits.
     routes: HashMap<Arc<str>, Arc<LimitedRoute>>,
+    /// The number of the next one. None is given twice: connections of a route that has gone are counted by its own still.
+    next_route: NonZeroU32,
 }
 
 #[derive(Debug)]
 struct LimitedRoute {
+    /// Tells its sources from those of other routes.
+    number: NonZeroU32,
     limits: RouteLimits,
     open: Arc<AtomicUsize>,
-    sources: Option<Arc<Sources>>,
+    sources: Arc<Sources>,
     pace: Option<Arc<SharedPace>>,
 }
 
@@ -61,14 +65,14 @@ pub struct Permits(Option<Box<Counted>>);
 
 #[derive(Debug, Default)]
 struct Counted {
-    source: Option<(Arc<Limits>, Source)>,
+    source: Option<(Arc<Limits>, Key)>,
     route: Option<RoutePermit>,
 }
 
 #[derive(Debug)]
 struct RoutePermit {
     route: Arc<LimitedRoute>,
-    source: Option<Source>,
+    source: Option<Key>,
 }
 
 impl Limits {
@@ -84,20 +88,30 @@ impl Limits {
 
     fn following(before: Option<&Self>, config: &Config, plan: &Plan) -> Self {
         let limits = &config.limits;
-        let limited = config.routes.iter().filter(|route| route.limits != RouteLimits::default());
-        let route = |route: &Arc<Route>| {
-            let before = before.and_then(|before| before.routes.get(&route.name));
-            let limited = LimitedRoute::following(before.map(|before| &**before), &route.limits, plan);
-            (Arc::clone(&route.name), Arc::new(limited))
-        };
         let new_sources = || Arc::new(Sources::for_connections(plan.connections()));
+        let sources = before.map_or_else(new_sources, |before| Arc::clone(&before.sources));
+        let mut next_route = before.map_or(NonZeroU32::MIN, |before| before.next_route);
+        let mut routes = HashMap::new();
+        for route in config.routes.iter().filter(|route| route.limits != RouteLimits::default()) {
+            let limited = match before.and_then(|before| before.routes.get(&route.name)) {
+                Some(before) => before.changed(&route.limits),
+                None => {
+                    let number = next_route;
+                    // Billions of reloads away.
+                    next_route = number.saturating_add(1);
+                    LimitedRoute::new(number, &route.limits, &sources)
+                }
+            };
+            routes.insert(Arc::clone(&route.name), Arc::new(limited));
+        }
         Self {
             started: before.map_or_else(Instant::now, |before| before.started),
-            sources: before.map_or_else(new_sources, |before| Arc::clone(&before.sources)),
+            sources,
             undecided_per_source: limits.undecided_per_source.get(),
             per_source: limits.per_source,
             rate_per_source: limits.rate_per_source.map(Pace::of),
-            routes: limited.map(route).collect(),
+            routes,
+            next_route,
         }
     }
 
@@ -107,14 +121,14 @@ impl Limits {
     }
 
     /// Counts a new connection of `source`.
-    fn take_source(&self, source: Source) -> Taken {
+    fn take_source(&self, source: Key) -> Taken {
         let now = self.now();
         self.sources.with(source, now, |slot| {
             slot.undecided += 1;
             let refused = if self.per_source.is_some_and(|most| slot.open as usize >= most.get()) {
                 Some(Reason::LimitSource)
             // Last, so that a connection refused for another reason does not use the rate up.
-            } else if self.rate_per_source.is_some_and(|pace| !pace.take(&mut slot.due, now)) {
+            } else if self.rate_per_source.is_some_and(|pace| !slot.take(pace, now)) {
                 Some(Reason::RateSource)
             } else {
                 slot.open += u32::from(self.per_source.is_some());
@@ -153,16 +167,21 @@ struct Taken {
 }
 
 impl LimitedRoute {
-    fn following(before: Option<&Self>, limits: &RouteLimits, plan: &Plan) -> Self {
-        let most = limits.connections.map_or(plan.connections(), |most| most.get().min(plan.connections()));
-        let counted = before.and_then(|before| before.sources.clone());
-        let pace = before.filter(|before| before.limits.rate == limits.rate).and_then(|before| before.pace.clone());
+    fn new(number: NonZeroU32, limits: &RouteLimits, sources: &Arc<Sources>) -> Self {
         Self {
-            open: before.map_or_else(Arc::default, |before| Arc::clone(&before.open)),
-            sources: limits.per_source.map(|_| counted.unwrap_or_else(|| Arc::new(Sources::for_connections(most)))),
-            pace: pace.or_else(|| limits.rate.map(|rate| Arc::new(SharedPace::new(rate)))),
+            number,
             limits: limits.clone(),
+            open: Arc::default(),
+            sources: Arc::clone(sources),
+            pace: limits.rate.map(|rate| Arc::new(SharedPace::new(rate))),
         }
+    }
+
+    /// The same route with other limits, and with everything that is counted already.
+    fn changed(&self, limits: &RouteLimits) -> Self {
+        let other = Self::new(self.number, limits, &self.sources);
+        let pace = if self.limits.rate == limits.rate { self.pace.clone() } else { other.pace };
+        Self { open: Arc::clone(&self.open), pace, ..other }
     }
 
     fn take(self: &Arc<Self>, source: IpAddr, now: Duration) -> Result<RoutePermit, Reason> {
@@ -172,9 +191,9 @@ impl LimitedRoute {
         if self.limits.connections.is_some_and(|most| before >= most.get()) {
             return Err(Reason::LimitRoute);
         }
-        if let (Some(sources), Some(most)) = (&self.sources, self.limits.per_source) {
-            let source = Source::of(source);
-            let room = sources.with(source, now, |slot| {
+        if let Some(most) = self.limits.per_source {
+            let source = Key::on_route(Source::of(source), self.number);
+            let room = self.sources.with(source, now, |slot| {
                 let room = (slot.open as usize) < most.get();
                 slot.open += u32::from(room);
                 Taken { counted: room, refused: (!room).then_some(Reason::LimitSource), ..Taken::default() }
@@ -193,8 +212,8 @@ impl LimitedRoute {
 impl Drop for RoutePermit {
     fn drop(&mut self) {
         self.route.open.fetch_sub(1, Ordering::Relaxed);
-        if let (Some(sources), Some(source)) = (&self.route.sources, self.source) {
-            sources.close(source);
+        if let Some(source) = self.source {
+            self.route.sources.close(source);
         }
     }
 }

@@ -1,12 +1,15 @@
-//! [`Sources`]: what is known of each source, in a table whose size does not depend on how many there are.
+//! [`Sources`]: what is known of each source, in all and on each route that counts it, in one table whose size does not
+//! depend on how many there are of either.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher as _;
 use std::net::IpAddr;
+use std::num::NonZeroU32;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::Taken;
+use super::rate::Pace;
 
 /// An IPv4 address, or an IPv6 network of 64 bits, as a number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -25,19 +28,52 @@ impl Source {
     }
 }
 
+/// A source, as it is counted in all or on one route.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Key {
+    source: u64,
+    /// The route's number; 0 is none's.
+    route: u32,
+}
+
+impl Key {
+    /// What a source has in all.
+    pub(super) fn in_all(Source(source): Source) -> Self {
+        Self { source, route: 0 }
+    }
+
+    /// What it has on the route of this number.
+    pub(super) fn on_route(Source(source): Source, route: NonZeroU32) -> Self {
+        Self { source, route: route.get() }
+    }
+}
+
 /// What is known of one source.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Slot {
-    source: u64,
-    /// When its bucket will be full again, in time since the beginning.
-    pub(super) due: Duration,
+    key: Key,
     /// Its open connections, where they are counted.
     pub(super) open: u32,
     /// Those of its connections that have no route yet.
     pub(super) undecided: u32,
+    /// When its bucket will be full again, in nanoseconds since the beginning.
+    due: u64,
 }
 
 impl Slot {
+    /// Takes one out of its bucket, if there is one.
+    pub(super) fn take(&mut self, pace: Pace, now: Duration) -> bool {
+        let mut due = self.due();
+        let room = pace.take(&mut due, now);
+        // Enough for centuries.
+        self.due = u64::try_from(due.as_nanos()).unwrap_or(u64::MAX);
+        room
+    }
+
+    fn due(&self) -> Duration {
+        Duration::from_nanos(self.due)
+    }
+
     fn is_counting(&self) -> bool {
         self.open > 0 || self.undecided > 0
     }
@@ -50,9 +86,9 @@ const WAYS: usize = 8;
 
 /// So many sources may be looked at at once; more than there are workers on most machines.
 const SHARDS: usize = 64;
-/// Slots for each connection that there may be: with twice as many, hardly a source finds its set full though every one
-/// of the connections comes from another.
-const SLOTS_FOR_EACH: usize = 2;
+/// Slots for each connection that there may be. It is counted in two at most, in all and on its route; and with twice as
+/// many, hardly a source finds its set full though every one of the connections comes from another.
+const SLOTS_FOR_EACH: usize = 4;
 
 /// A lock has a cache line of its own, lest those of one wait for those of its neighbour.
 #[derive(Debug)]
@@ -79,29 +115,29 @@ impl Sources {
         SHARDS * (size_of::<Shard>() + sets_a_shard(connections) * size_of::<Set>())
     }
 
-    /// Looks at the slot of `source`. When all slots of its set count connections of others, it has none, and nothing is
+    /// Looks at the slot of `key`. When all slots of its set count connections of others, it has none, and nothing is
     /// counted: what bounds all sources together holds for it like for everybody.
-    pub(super) fn with(&self, source: Source, now: Duration, step: impl FnOnce(&mut Slot) -> Taken) -> Taken {
-        self.slot(source, |set| find_or_take(set, source, now).map(step)).unwrap_or_default()
+    pub(super) fn with(&self, key: Key, now: Duration, step: impl FnOnce(&mut Slot) -> Taken) -> Taken {
+        self.slot(key, |set| find_or_take(set, key, now).map(step)).unwrap_or_default()
     }
 
     /// One of its open connections has ended.
-    pub(super) fn close(&self, source: Source) {
-        self.release(source, |slot| slot.open = slot.open.saturating_sub(1));
+    pub(super) fn close(&self, key: Key) {
+        self.release(key, |slot| slot.open = slot.open.saturating_sub(1));
     }
 
     /// One of its connections is not undecided any more.
-    pub(super) fn decide(&self, source: Source) {
-        self.release(source, |slot| slot.undecided = slot.undecided.saturating_sub(1));
+    pub(super) fn decide(&self, key: Key) {
+        self.release(key, |slot| slot.undecided = slot.undecided.saturating_sub(1));
     }
 
     /// Who counts keeps the slot, so it is still there.
-    fn release(&self, source: Source, step: impl FnOnce(&mut Slot)) {
-        self.slot(source, |set| set.iter_mut().find(|slot| slot.source == source.0).map(step));
+    fn release(&self, key: Key, step: impl FnOnce(&mut Slot)) {
+        self.slot(key, |set| set.iter_mut().find(|slot| slot.key == key).map(step));
     }
 
-    fn slot<T>(&self, source: Source, step: impl FnOnce(&mut Set) -> T) -> T {
-        let hash = usize::try_from(self.hasher.hash_one(source) & u64::from(u32::MAX)).unwrap_or_default();
+    fn slot<T>(&self, key: Key, step: impl FnOnce(&mut Set) -> T) -> T {
+        let hash = usize::try_from(self.hasher.hash_one(key) & u64::from(u32::MAX)).unwrap_or_default();
         let (shard, rest) = (hash % SHARDS, hash / SHARDS);
         // Counters are counters even if a step panicked.
         let mut sets = self.shards[shard].0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -114,13 +150,13 @@ fn sets_a_shard(connections: usize) -> usize {
     (connections * SLOTS_FOR_EACH).div_ceil(SHARDS * WAYS).max(1)
 }
 
-/// The slot of `source`, else one that counts nothing: if possible one whose bucket is full, so that nothing is forgotten.
-fn find_or_take(set: &mut Set, source: Source, now: Duration) -> Option<&mut Slot> {
-    let known = set.iter().position(|slot| slot.source == source.0);
+/// The slot of `key`, else one that counts nothing: if possible one whose bucket is full, so that nothing is forgotten.
+fn find_or_take(set: &mut Set, key: Key, now: Duration) -> Option<&mut Slot> {
+    let known = set.iter().position(|slot| slot.key == key);
     let place = known.or_else(|| {
         let idle = set.iter().enumerate().filter(|(_, slot)| !slot.is_counting());
-        let (place, _) = idle.min_by_key(|(_, slot)| slot.due.saturating_sub(now))?;
-        set[place] = Slot { source: source.0, ..Slot::default() };
+        let (place, _) = idle.min_by_key(|(_, slot)| slot.due().saturating_sub(now))?;
+        set[place] = Slot { key, ..Slot::default() };
         Some(place)
     })?;
     Some(&mut set[place])
@@ -135,21 +171,21 @@ mod tests {
         Source::of(text.parse().unwrap())
     }
 
-    fn nth(number: u32) -> Source {
-        Source::of(Ipv4Addr::from(number).into())
+    fn nth(number: u32) -> Key {
+        Key::in_all(Source::of(Ipv4Addr::from(number).into()))
     }
 
     const NOW: Duration = Duration::from_secs(100);
 
     /// Counts one connection, and says how many there are then.
-    fn open(sources: &Sources, source: Source) -> Option<u32> {
+    fn open(sources: &Sources, key: Key) -> Option<u32> {
         let mut open = None;
         let count = |slot: &mut Slot| {
             slot.open += 1;
             open = Some(slot.open);
             Taken::default()
         };
-        sources.with(source, NOW, count);
+        sources.with(key, NOW, count);
         open
     }
 
@@ -173,11 +209,26 @@ mod tests {
                 assert_eq!(open(&sources, nth(number)), Some(count));
             }
         }
-        assert_eq!((open(&sources, of("::1")), open(&sources, of("::2"))), (Some(1), Some(2)));
+        assert_eq!(
+            (open(&sources, Key::in_all(of("::1"))), open(&sources, Key::in_all(of("::2")))),
+            (Some(1), Some(2))
+        );
         for number in 0..500 {
             sources.close(nth(number));
             assert_eq!(open(&sources, nth(number)), Some(3));
         }
+    }
+
+    #[test]
+    fn routes_count_apart_from_each_other_and_from_all() {
+        let sources = Sources::for_connections(20_000);
+        let on = |route: u32| Key::on_route(of("192.0.2.1"), NonZeroU32::new(route).unwrap());
+        let keys = [Key::in_all(of("192.0.2.1")), on(1), on(2), on(u32::MAX)];
+        for count in 1..=3 {
+            assert_eq!(keys.map(|key| open(&sources, key)), [Some(count); 4]);
+        }
+        sources.close(on(2));
+        assert_eq!(keys.map(|key| open(&sources, key)), [Some(4), Some(4), Some(3), Some(4)]);
     }
 
     #[test]
@@ -190,6 +241,7 @@ mod tests {
         }
         assert_eq!(size, sources.shards.iter().map(|shard| size_of_val(&**shard.0.lock().unwrap())).sum::<usize>());
         assert!(size + SHARDS * size_of::<Shard>() == Sources::size_for(1000) && size < 200_000, "{size}");
+        assert_eq!(size_of::<Slot>(), 32, "two share a cache line");
     }
 
     #[test]
@@ -208,19 +260,27 @@ mod tests {
     #[test]
     fn hardly_a_source_finds_its_set_full() {
         let sources = Sources::for_connections(10_000);
-        let missed = (0..10_000).filter(|number| open(&sources, nth(*number)).is_none()).count();
-        assert!(missed < 500, "{missed}");
+        let route = NonZeroU32::MIN;
+        let keys = (0..10_000).map(Ipv4Addr::from).flat_map(|address| {
+            let source = Source::of(address.into());
+            [Key::in_all(source), Key::on_route(source, route)]
+        });
+        let missed = keys.filter(|key| open(&sources, *key).is_none()).count();
+        assert!(missed < 1000, "{missed}");
     }
 
     #[test]
     fn the_emptiest_bucket_is_forgotten_last() {
         let mut set: Set = [Slot::default(); WAYS];
         for (number, slot) in (0..).zip(&mut set) {
-            *slot = Slot { source: 10 + number, due: NOW + Duration::from_secs(20 - number), ..Slot::default() };
+            let due = NOW + Duration::from_secs(20 - number);
+            let due = u64::try_from(due.as_nanos()).unwrap();
+            *slot = Slot { key: Key::in_all(Source(10 + number)), due, ..Slot::default() };
         }
         set[7].open = 1;
-        find_or_take(&mut set, Source(99), NOW).unwrap();
-        assert_eq!(set.map(|slot| slot.source), [10, 11, 12, 13, 14, 15, 99, 17]);
-        assert_eq!(find_or_take(&mut set, Source(12), NOW).unwrap().due, NOW + Duration::from_secs(18));
+        find_or_take(&mut set, Key::in_all(Source(99)), NOW).unwrap();
+        assert_eq!(set.map(|slot| slot.key.source), [10, 11, 12, 13, 14, 15, 99, 17]);
+        let known = find_or_take(&mut set, Key::in_all(Source(12)), NOW).unwrap();
+        assert_eq!(known.due(), NOW + Duration::from_secs(18));
     }
 }

@@ -27,6 +27,19 @@ pub(crate) fn undecided(config: &Config) -> (Rc<Undecided>, Arc<Limits>) {
 
 impl Stage {
     fn set(limits: &str, route: &str) -> Self {
+        let config = Self::configuration(limits, route);
+        let (undecided, limits) = undecided(&config);
+        Self { undecided, limits, table: Rc::default(), config }
+    }
+
+    /// Other limits of its route from now on.
+    fn change(&mut self, route: &str) {
+        self.config = Self::configuration("", route);
+        let plan = Plan::of(&self.config, 1 << 16).unwrap();
+        self.limits = Arc::new(self.limits.changed(&self.config, &plan));
+    }
+
+    fn configuration(limits: &str, route: &str) -> Config {
         let yaml = format!(
             "
             listeners: [{{ address: '127.0.0.1:0' }}]
@@ -37,9 +50,7 @@ impl Stage {
             workers: 1
             limits: {{ {limits} }}"
         );
-        let config = Config::parse(&yaml).unwrap_or_else(|mistakes| panic!("{mistakes}"));
-        let (undecided, limits) = undecided(&config);
-        Self { undecided, limits, table: Rc::default(), config }
+        Config::parse(&yaml).unwrap_or_else(|mistakes| panic!("{mistakes}"))
     }
 
     fn accept(&self) -> Client {
@@ -186,6 +197,31 @@ fn a_route_has_no_more_connections_than_it_may() {
     clients.remove(0);
     assert_eq!(stage.admit(&mut other, "192.0.2.1", 0), Ok(()));
     assert_eq!(stage.admit(&mut stage.accept(), "192.0.2.9", 0), Err(Reason::LimitRoute));
+}
+
+#[test]
+fn what_a_route_counts_of_sources_stays_counted_when_its_limits_change() {
+    let mut stage = Stage::set("", "per_source: 2");
+    let come = |stage: &Stage| {
+        let mut client = stage.accept();
+        stage.admit(&mut client, "192.0.2.1", 0).map(|()| client)
+    };
+    let mut held: Vec<_> = (0..2).map(|_| come(&stage).unwrap()).collect();
+    stage.change("connections: 9");
+    let uncounted = come(&stage).unwrap();
+    stage.change("per_source: 2");
+    assert_eq!(come(&stage).err(), Some(Reason::LimitSource));
+    held.pop();
+    held.push(come(&stage).unwrap());
+    drop(uncounted);
+    assert_eq!(come(&stage).err(), Some(Reason::LimitSource));
+
+    // A route that has had no limits counts anew, and what it counted before is not taken off that.
+    stage.change("");
+    stage.change("per_source: 2");
+    let _anew: Vec<_> = (0..2).map(|_| come(&stage).unwrap()).collect();
+    drop(held);
+    assert_eq!(come(&stage).err(), Some(Reason::LimitSource));
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::sources::Source;
+use super::sources::{Key, Source};
 use super::{Limits, Permits, Share};
 use crate::observe::live::Live;
 use crate::outcome::Reason;
@@ -30,7 +30,7 @@ pub struct Undecided {
 struct Waiting {
     live: Rc<Live>,
     /// Where it comes from, once that is known.
-    source: Option<Source>,
+    source: Option<Key>,
     /// What its hello takes so far.
     bytes: usize,
 }
@@ -41,7 +41,7 @@ pub struct Place {
     undecided: Rc<Undecided>,
     number: u64,
     /// In whose slot it is counted.
-    source: Option<(Arc<Limits>, Source)>,
+    source: Option<(Arc<Limits>, Key)>,
     /// What its hello takes after the decision.
     bytes: usize,
 }
@@ -115,7 +115,7 @@ impl Place {
     /// # Errors
     /// The limit of the source that is reached.
     pub fn identify(&mut self, limits: &Arc<Limits>, source: IpAddr, permits: &mut Permits) -> Result<(), Reason> {
-        let source = Source::of(source);
+        let source = Key::in_all(Source::of(source));
         let taken = limits.take_source(source);
         if !taken.counted {
             return Ok(());

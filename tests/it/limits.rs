@@ -292,6 +292,28 @@ fn what_does_not_fit_into_the_limit_of_open_files_is_refused_at_start() {
 }
 
 #[test]
+fn a_thousand_routes_with_limits_of_their_own_stay_within_the_memory_that_is_told() {
+    let refusing = tcp::Refusing::new();
+    let yaml = configuration(refusing.address(), "127.0.0.1:0", "workers: 1\nlimits: { max_connections: 8000 }", "");
+    let route = |number| {
+        format!(
+            "  - {{ server_names: [n{number}.test], upstream: up, limits: {{ per_source: 10, connections: 8000 }} }}\n"
+        )
+    };
+    let routes: String = (0..1000).map(route).collect();
+    let gate = GateProcess::start(&yaml.replace("upstreams:", &format!("{routes}upstreams:")));
+    let told: Value = serde_json::from_str(&gate.lines.wait("the limits", |line| line.contains("memory"))).unwrap();
+    let told = told["memory"].as_str().unwrap();
+    let (_, all) = told.rsplit_once(" = ").unwrap();
+    let most: usize = all.strip_suffix(" MiB").unwrap().parse().unwrap();
+    // Nobody is connected yet: what is held then is what is there for them, and the program.
+    let (connections, _) = told.split_once("8000 connections × 12 KiB").expect("the part that they will take");
+    assert!(connections.starts_with("32 MiB of relays + 32 MiB of hellos"), "{told}");
+    let used = descriptors::memory(gate.pid()) + (64 << 20) + 8000 * (12 << 10);
+    assert!(used <= most << 20, "{used}, {told}");
+}
+
+#[test]
 fn a_flood_beyond_every_limit_leaves_a_line_for_each_and_nothing_else() {
     const MOST: usize = 20;
     let upstream = Upstream::echo();
