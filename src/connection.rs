@@ -1,11 +1,9 @@
 //! The story of one connection, from accept to outcome: read the hello, decide, connect, replay, relay.
 
 mod first_bytes;
-mod ids;
 mod introduction;
 mod read_hello;
 mod record;
-mod story;
 
 use std::future::pending;
 use std::net::SocketAddr;
@@ -16,18 +14,17 @@ use bytes::Bytes;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 
-use crate::config::{Listener, Reject};
+use crate::config::Reject;
 use crate::hello::alert::alert;
 use crate::limits::{Place, Seat, Undecided};
 use crate::observe::access_log::AccessLog;
 use crate::observe::live::{Live, LiveTable};
 use crate::outcome::{ClosedBy, Fault, Reason};
 use crate::relay::{End, Pipes, Relay, Scratch, close_gently, close_with_reset, send_then_close};
-use crate::routing::{Decision, Route};
-use crate::snapshot::{Entrance, Snapshot};
+use crate::routing::Decision;
+use crate::snapshot::Entrance;
 use crate::upstream::{self, connect};
 use first_bytes::rest;
-pub use ids::Ids;
 use read_hello::read_hello;
 use record::Record;
 
@@ -43,8 +40,6 @@ pub struct Tools {
     pub undecided: Rc<Undecided>,
     /// Where ended connections are written down.
     pub log: AccessLog,
-    /// Names connections.
-    pub ids: Ids,
 }
 
 /// Serves one client from accept to close. Never fails: how it ended is recorded. It keeps its seat until both of its
@@ -58,14 +53,13 @@ pub fn serve(
 ) -> impl Future<Output = ()> {
     // Opened before the first poll: from accept on its time runs, and it is counted, and a stop finds it. Boxed: what
     // only the beginning needs is given back before bytes flow, for the hours that they may.
-    let Entrance { listener, snapshot } = entrance;
-    let record = Record::open(source, listener, tools);
+    let record = Record::open(source, &entrance, tools);
     let place = record.tools().undecided.enter(record.live().share());
-    let beginning = Box::pin(begin(client, record, place, snapshot));
+    let beginning = Box::pin(begin(client, record, place, entrance));
     async move {
-        let (mut record, admitted) = beginning.await;
+        let (record, admitted) = beginning.await;
         let end = match admitted {
-            Ok(admitted) => relay(admitted, &mut record).await,
+            Ok(admitted) => relay(admitted, &record).await,
             Err(end) => end,
         };
         record.close(end);
@@ -74,27 +68,27 @@ pub fn serve(
 }
 
 /// Writes down a client that is not served at all: its socket is gone, or about to be.
-pub fn turn_away(source: SocketAddr, listener: Arc<Listener>, tools: Rc<Tools>, reason: Reason) {
-    Record::open(source, listener, tools).close(End { reason, closed_by: ClosedBy::Snigate });
+pub fn turn_away(source: SocketAddr, entrance: &Entrance, tools: Rc<Tools>, reason: Reason) {
+    Record::open(source, entrance, tools).close(End { reason, closed_by: ClosedBy::Snigate });
 }
 
 /// Everything before bytes flow; who is not admitted, or comes while we stop, has been told so when this returns.
-/// The snapshot is held for so long only.
+/// Listener and snapshot are held for so long only.
 async fn begin(
     mut client: TcpStream,
     mut record: Record,
     mut place: Place,
-    snapshot: Arc<Snapshot>,
+    entrance: Entrance,
 ) -> (Record, Result<Box<Admitted>, End>) {
     let live = record.live().share();
     let admitted = tokio::select! {
         biased;
         reason = live.stopped() => Err(Refusal::stopped(reason)),
-        admitted = admit(&mut client, &mut record, &mut place, &snapshot) => admitted,
+        admitted = admit(&mut client, &mut record, &mut place, &entrance) => admitted,
     };
     let admitted = match admitted {
-        Ok((route, upstream, replay)) => Ok(Box::new(Admitted { client, route, upstream, replay })),
-        Err(refusal) => Err(refuse(client, refusal, record.listener().reject, &live).await),
+        Ok((upstream, replay)) => Ok(Box::new(Admitted { client, upstream, replay })),
+        Err(refusal) => Err(refuse(client, refusal, entrance.listener.reject, &live).await),
     };
     (record, admitted)
 }
@@ -102,7 +96,6 @@ async fn begin(
 /// A client whose route was found, and the connection made for it.
 struct Admitted {
     client: TcpStream,
-    route: Arc<Route>,
     upstream: upstream::Connection,
     /// What was read from the client so far, its hello and what came along with it, behind a PROXY header if the upstream
     /// expects one; as far as it is not sent yet.
@@ -112,11 +105,9 @@ struct Admitted {
 impl Admitted {
     /// What relays it, and the upstream's lease to keep meanwhile.
     #[allow(clippy::boxed_local)] // so that the box ends here, not after hours of silence
-    fn start(self: Box<Self>, record: &mut Record) -> (Relay, upstream::Lease) {
-        let Self { client, route, upstream, replay } = *self;
-        record.relaying(&route);
-        record.live().heed(upstream.lease.notice());
-        (Relay::new(client, upstream.socket, upstream.user_timeout, replay, &record.tools().pipes), upstream.lease)
+    fn start(self: Box<Self>, pipes: &Pipes) -> (Relay, upstream::Lease) {
+        let Self { client, upstream, replay } = *self;
+        (Relay::new(client, upstream.socket, upstream.user_timeout, replay, pipes), upstream.lease)
     }
 }
 
@@ -125,11 +116,12 @@ async fn admit(
     client: &mut TcpStream,
     record: &mut Record,
     place: &mut Place,
-    snapshot: &Snapshot,
-) -> Result<(Arc<Route>, upstream::Connection, Bytes), Refusal> {
-    let (listener, tools) = (Arc::clone(record.listener()), Rc::clone(record.tools()));
+    entrance: &Entrance,
+) -> Result<(upstream::Connection, Bytes), Refusal> {
+    let Entrance { listener, snapshot, .. } = entrance;
+    let tools = Rc::clone(record.tools());
     let (ends, early) = match &listener.proxy_protocol {
-        Some(trusted) => introduction::hear(client, record, trusted, place, &snapshot.limits).await?,
+        Some(trusted) => introduction::hear(client, record, entrance, trusted, place).await?,
         None => Default::default(),
     };
     let source = record.source().ip();
@@ -138,10 +130,10 @@ async fn admit(
     if !listener.sources.admits(source) {
         return Err(Refusal::final_word(Reason::SourceDenied, None));
     }
-    let (hello, mut replay) = read_hello(client, &listener, &tools.scratch, record.accepted(), early, place).await?;
-    record.heard(&hello, &replay);
-
-    let route = match listener.table.decide(&hello.server_name, &hello.alpn, source) {
+    let (hello, mut replay) = read_hello(client, listener, &tools.scratch, record.accepted(), early, place).await?;
+    let decision = listener.table.decide(&hello.server_name, &hello.alpn, source);
+    record.heard(&hello, &replay, decision.route());
+    let route = match decision {
         Decision::Route(route) => Arc::clone(route),
         Decision::Refuse(refusal) => {
             return Err(Refusal::final_word(refusal.reason(), Some(alert(refusal.alert(), &replay))));
@@ -154,7 +146,7 @@ async fn admit(
     }
     // A hostile hello is large, and the connect may take its time.
     drop(hello);
-    record.routed(&route);
+    record.story().decide(&route);
     snapshot.limits.admit(record.permits(), &route, source).map_err(Refusal::close)?;
     place.decided(replay.len()).map_err(Refusal::close)?;
 
@@ -163,14 +155,14 @@ async fn admit(
         // Its reset spares the upstream a connection that nobody waits for.
         _ = client.ready(Interest::ERROR) => return Err(Refusal::close(Reason::ClientReset)),
     };
-    record.connected(&connected);
+    record.connected(&connected, &route);
     let rest = rest(replay, connected.sent);
-    Ok((route, connected, rest))
+    Ok((connected, rest))
 }
 
 /// Replays the rest of the hello, then moves bytes both ways until the end.
-async fn relay(admitted: Box<Admitted>, record: &mut Record) -> End {
-    let (mut relay, lease) = admitted.start(record);
+async fn relay(admitted: Box<Admitted>, record: &Record) -> End {
+    let (mut relay, lease) = admitted.start(&record.tools().pipes);
     let end = relay.run(record.live(), &record.tools().scratch, &record.tools().pipes).await;
     Box::pin(relay.finish()).await;
     drop(lease);

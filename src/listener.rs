@@ -120,7 +120,7 @@ impl Reception {
             }
             Err(error) => {
                 tracing::error!(%source, %error, "cannot hand a connection over");
-                self.turn_away(source, entrance.listener, Reason::Internal);
+                self.turn_away(source, &entrance, Reason::Internal);
             }
         }
     }
@@ -131,7 +131,7 @@ impl Reception {
             Ok(client) => self.serve(client, source, entrance, seat),
             Err(error) => {
                 tracing::error!(%source, %error, "cannot take a connection over");
-                self.turn_away(source, entrance.listener, Reason::Internal);
+                self.turn_away(source, &entrance, Reason::Internal);
             }
         }
         // Counted by the table of live ones now.
@@ -139,8 +139,8 @@ impl Reception {
     }
 
     /// Leaves a line for a client that is not served.
-    fn turn_away(&self, source: SocketAddr, listener: Arc<config::Listener>, reason: Reason) {
-        connection::turn_away(source, listener, Rc::clone(&self.tools), reason);
+    fn turn_away(&self, source: SocketAddr, entrance: &Entrance, reason: Reason) {
+        connection::turn_away(source, entrance, Rc::clone(&self.tools), reason);
     }
 
     /// In a task of its own.
@@ -180,7 +180,7 @@ pub async fn accept(
                     Some(seat) => reception.receive(client, source, entrance, seat),
                     None => {
                         drop(client);
-                        reception.turn_away(source, entrance.listener, Reason::LimitGlobal);
+                        reception.turn_away(source, &entrance, Reason::LimitGlobal);
                     }
                 }
             }
@@ -191,7 +191,7 @@ pub async fn accept(
             Err(error) => {
                 let pause = trouble.pause_for(&error, listener);
                 if trouble.lasts() {
-                    spare.turn_away_who_waits(&socket, &entrance.listener, &reception);
+                    spare.turn_away_who_waits(&socket, &entrance, &reception);
                 }
                 sleep(pause).await;
             }

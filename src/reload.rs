@@ -90,7 +90,7 @@ impl InForce {
     ) -> Result<(Self, Vec<Keeper>), CannotBind> {
         config.listeners.iter().try_for_each(|listener| listener::probe(listener).map_err(cannot_bind(listener)))?;
         let limits = Arc::new(Limits::new(config, &plan));
-        let nothing = Snapshot { listeners: Vec::new(), upstreams: Vec::new(), limits: Arc::clone(&limits) };
+        let nothing = Snapshot::new([], Vec::new(), Arc::clone(&limits));
         let mut in_force = Self {
             config: config.clone(),
             plan,
@@ -188,11 +188,11 @@ impl InForce {
             self.bound.push(bound);
         }
         let listeners = self.bound.iter().zip(&self.config.listeners);
-        let snapshot = Snapshot {
-            listeners: listeners.map(|(bound, listener)| (bound.door, Arc::new(listener.clone()))).collect(),
-            upstreams: self.upstreams.iter().map(|running| Arc::clone(running.upstream())).collect(),
-            limits: Arc::clone(&self.limits),
-        };
+        let snapshot = Snapshot::new(
+            listeners.map(|(bound, listener)| (bound.door, listener.clone())),
+            self.upstreams.iter().map(|running| Arc::clone(running.upstream())).collect(),
+            Arc::clone(&self.limits),
+        );
         let last = self.current.swap(Arc::new(snapshot));
         for (door, closing, sockets) in openings {
             for (worker, socket) in self.workers.iter().zip(sockets) {

@@ -10,11 +10,11 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
 
 use crate::config::Config;
-use crate::connection::Ids;
 use crate::control::{self, Order};
 use crate::crew::Crew;
 use crate::limits::{DoesNotFit, Plan, Seats};
 use crate::observe::access_log::AccessLog;
+use crate::observe::ids::Ids;
 use crate::reload::{CannotBind, Changed, InForce};
 use crate::worker::{self, Equipment};
 

@@ -5,20 +5,15 @@ use std::sync::Arc;
 
 use crate::config::Listener;
 use crate::limits::Limits;
+pub use crate::observe::story::{Door, Doorplate};
 use crate::routing::UpstreamId;
 use crate::upstream::Upstream;
-
-/// The sockets of a listener, however it is configured meanwhile. Numbers are never given twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Door(pub usize);
 
 /// What a client is judged by and led to.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// The listeners, each with the sockets that it has.
-    pub listeners: Vec<(Door, Arc<Listener>)>,
-    /// The running upstreams, as routes number them.
-    pub upstreams: Vec<Arc<Upstream>>,
+    listeners: Vec<(Arc<Doorplate>, Arc<Listener>)>,
+    upstreams: Vec<Arc<Upstream>>,
     /// What is counted for all workers together.
     pub limits: Arc<Limits>,
 }
@@ -26,6 +21,8 @@ pub struct Snapshot {
 /// Where a client came in, and what was in force then.
 #[derive(Clone, Debug)]
 pub struct Entrance {
+    /// Where that is, for as long as the client stays.
+    pub plate: Arc<Doorplate>,
     /// The listener, as it was configured then.
     pub listener: Arc<Listener>,
     /// What it is judged by.
@@ -33,15 +30,23 @@ pub struct Entrance {
 }
 
 impl Snapshot {
-    /// The entrance by these sockets, if a listener has them now.
-    pub fn entrance(self: &Arc<Self>, door: Door) -> Option<Entrance> {
-        let listener = Arc::clone(self.listener(door)?);
-        Some(Entrance { listener, snapshot: Arc::clone(self) })
+    /// Of listeners with the sockets that they have, running upstreams as routes number them, and limits.
+    pub fn new(
+        listeners: impl IntoIterator<Item = (Door, Listener)>,
+        upstreams: Vec<Arc<Upstream>>,
+        limits: Arc<Limits>,
+    ) -> Self {
+        let with_plate = |(door, listener): (_, Listener)| {
+            (Arc::new(Doorplate { door, listener: Arc::clone(&listener.name) }), Arc::new(listener))
+        };
+        Self { listeners: listeners.into_iter().map(with_plate).collect(), upstreams, limits }
     }
 
-    /// The listener that has these sockets now, if one does.
-    pub fn listener(&self, door: Door) -> Option<&Arc<Listener>> {
-        self.listeners.iter().find(|(own, _)| *own == door).map(|(_, listener)| listener)
+    /// The entrance by these sockets, if a listener has them now.
+    pub fn entrance(self: &Arc<Self>, door: Door) -> Option<Entrance> {
+        let (plate, listener) = self.listeners.iter().find(|(plate, _)| plate.door == door)?;
+        let (plate, listener) = (Arc::clone(plate), Arc::clone(listener));
+        Some(Entrance { plate, listener, snapshot: Arc::clone(self) })
     }
 
     /// The upstream that a route of one of the listeners leads to.
@@ -59,11 +64,9 @@ pub(crate) mod tests {
     /// A snapshot of this configuration in which no upstream runs; its listeners have the doors from 0 on.
     pub(crate) fn snapshot(config: &Config) -> Arc<Snapshot> {
         let doors = config.listeners.iter().cloned().enumerate();
-        Arc::new(Snapshot {
-            listeners: doors.map(|(door, listener)| (Door(door), Arc::new(listener))).collect(),
-            upstreams: Vec::new(),
-            limits: Arc::new(Limits::new(config, &Plan::of(config, 1 << 16).unwrap())),
-        })
+        let limits = Limits::new(config, &Plan::of(config, 1 << 16).unwrap());
+        let listeners = doors.map(|(door, listener)| (Door(door), listener));
+        Arc::new(Snapshot::new(listeners, Vec::new(), Arc::new(limits)))
     }
 
     /// A configuration with one of everything.

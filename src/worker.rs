@@ -17,11 +17,12 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
-use crate::connection::{Ids, Tools};
+use crate::connection::Tools;
 use crate::crew::{Crew, Inbox};
 use crate::limits::{Seats, Share, Undecided};
 use crate::listener::{self, Closing, Reception};
 use crate::observe::access_log::AccessLog;
+use crate::observe::ids::Ids;
 use crate::observe::live::{LiveTable, TICK};
 use crate::outcome::Reason;
 use crate::relay::{Pipes, Scratch};
@@ -87,10 +88,9 @@ fn prepare(equipment: Equipment) -> io::Result<Prepared> {
     let tools = Tools {
         scratch: Scratch::new(),
         pipes: Pipes::new(share.pipes, share.relay_memory),
-        live: Rc::new(LiveTable::counted_in(crew.counter())),
+        live: Rc::new(LiveTable::new(equipment.ids, crew.counter())),
         undecided: Rc::new(Undecided::new(&share)),
         log: equipment.log,
-        ids: equipment.ids,
     };
     let reception = Reception { current: equipment.current, crew, seats: equipment.seats, tools: Rc::new(tools) };
     Ok((runtime, equipment.openings, Rc::new(reception), inbox))

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use snigate::config::{Config, Listener, LogFormat};
-use snigate::connection::{Ids, Tools, serve};
+use snigate::connection::{Tools, serve};
 use snigate::hello::{HelloError, HelloReader};
 use snigate::limits::{Limits, Plan, Seats, Undecided};
 use snigate::observe::access_log::AccessLog;
@@ -178,11 +178,11 @@ impl World {
         // Addresses need no keeper: they are there at once.
         let running = config.upstreams.iter().map(|upstream| Keeper::of(upstream, RouteNames::default()).0);
         let plan = Plan::of(&config, 1 << 16).unwrap();
-        let snapshot = Arc::new(Snapshot {
-            listeners: vec![(Door(0), Arc::new(config.listeners[0].clone()))],
-            upstreams: running.map(|running| Arc::clone(running.upstream())).collect(),
-            limits: Arc::new(Limits::new(&config, &plan)),
-        });
+        let snapshot = Arc::new(Snapshot::new(
+            [(Door(0), config.listeners[0].clone())],
+            running.map(|running| Arc::clone(running.upstream())).collect(),
+            Arc::new(Limits::new(&config, &plan)),
+        ));
         let lines = Lines::default();
         let log = AccessLog::new(LogFormat::Json, lines.clone()).unwrap();
         Self { gate, upstream, entrance: snapshot.entrance(Door(0)).unwrap(), plan, log, lines }
@@ -195,7 +195,6 @@ impl World {
             live: Rc::new(LiveTable::default()),
             undecided: Rc::new(Undecided::new(&self.plan.share())),
             log: self.log.clone(),
-            ids: Ids::of_worker(0),
         })
     }
 

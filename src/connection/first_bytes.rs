@@ -119,7 +119,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::limits::tests::undecided;
-    use crate::observe::live::LiveTable;
+    use crate::observe::live::tests::enter;
     use std::io::Write as _;
     use std::rc::Rc;
     use std::time::Duration;
@@ -137,7 +137,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut peer = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let mut client = listener.accept().await.unwrap().0;
-        let (live, undecided) = (Rc::new(LiveTable::default()).enter(), undecided(&config).0);
+        let (live, undecided) = (enter(&Rc::default()), undecided(&config).0);
         let place = undecided.enter(live.share());
         let mut pieces = pieces.iter();
         let mut send = || {

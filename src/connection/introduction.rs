@@ -1,7 +1,6 @@
 //! What proxies tell each other of a client: a trusted one tells us, before the hello, and we tell an upstream.
 
 use std::io;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
@@ -11,31 +10,32 @@ use super::first_bytes::{Shortfall, exact, read_until, rest};
 use super::record::Record;
 use crate::config::TrustedProxies;
 use crate::hello::{ClientHello, Sni};
-use crate::limits::{Limits, Place};
+use crate::limits::Place;
 use crate::outcome::Reason;
 use crate::proxy_protocol::{self, Details, Ends, InvalidHeader, Version};
+use crate::snapshot::Entrance;
 
 /// Reads the PROXY header, which must come, and only from those who are trusted; from then on its source is the client's.
 /// Returns the ends that it tells of, if any, and what came behind it: the client's own bytes.
 pub(super) async fn hear(
     client: &mut TcpStream,
     record: &mut Record,
+    Entrance { listener, snapshot, .. }: &Entrance,
     trusted: &TrustedProxies,
     place: &mut Place,
-    limits: &Arc<Limits>,
 ) -> Result<(Option<Ends>, Bytes), Refusal> {
     let peer = record.source().ip();
     if !trusted.sources.admits(peer) {
         // Balancers are many clients, others are not.
-        place.identify(limits, peer, record.permits()).map_err(Refusal::close)?;
+        place.identify(&snapshot.limits, peer, record.permits()).map_err(Refusal::close)?;
         return Err(Refusal::final_word(Reason::ProxySourceUntrusted, None));
     }
-    let deadline = record.accepted() + record.listener().client_hello_timeout;
+    let deadline = record.accepted() + listener.client_hello_timeout;
     let shortfall = Shortfall { closed: Reason::ProxyHeaderInvalid, late: Reason::ProxyHeaderTimeout };
     let judge = |raw: &[u8]| proxy_protocol::read(raw).map_err(refusal);
     let (header, raw) =
         read_until(client, &record.tools().scratch, deadline, Bytes::new(), place, shortfall, judge).await?;
-    record.introduced(header.ends);
+    record.story().introduce(header.ends.map(|ends| ends.source));
     Ok((header.ends, rest(raw, header.length)))
 }
 
@@ -63,7 +63,7 @@ pub(super) fn announce(
         Sni::Name(name) => Some(name),
         Sni::Absent | Sni::Invalid(_) => None,
     };
-    let details = Details { authority, alpn: hello.alpn.first(), unique_id: &record.id() };
+    let details = Details { authority, alpn: hello.alpn.first(), unique_id: &record.live().id() };
     let mut words = version.header(&ends, &details);
     words.extend_from_slice(replay);
     Ok(exact(words))

@@ -44,7 +44,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::limits::tests::undecided;
-    use crate::observe::live::LiveTable;
+    use crate::observe::live::tests::enter;
     use std::rc::Rc;
     use std::time::Duration;
     use tokio::net::TcpListener;
@@ -61,7 +61,7 @@ mod tests {
         let mut client = accepted.unwrap().0;
         let a_minute_ago = Instant::now() - Duration::from_secs(60);
         let scratch = Scratch::new();
-        let (live, undecided) = (Rc::new(LiveTable::default()).enter(), undecided(&config).0);
+        let (live, undecided) = (enter(&Rc::default()), undecided(&config).0);
         let place = undecided.enter(live.share());
         let reading = read_hello(&mut client, &config.listeners[0], &scratch, a_minute_ago, Bytes::new(), &place);
         let refusal = tokio::time::timeout(Duration::from_secs(30), reading).await.unwrap().unwrap_err();

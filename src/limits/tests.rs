@@ -1,6 +1,7 @@
 //! Permits: what they count, what they refuse, and that dropping them undoes it.
 
 use super::*;
+use crate::observe::live::tests::enter;
 use crate::observe::live::{LiveEntry, LiveTable};
 use std::rc::Rc;
 
@@ -54,7 +55,7 @@ impl Stage {
     }
 
     fn accept(&self) -> Client {
-        let live = self.table.enter();
+        let live = enter(&self.table);
         let place = self.undecided.enter(live.share());
         Client { live, place, permits: Permits::default() }
     }

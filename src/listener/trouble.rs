@@ -12,9 +12,9 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use super::Reception;
-use crate::config::Listener;
 use crate::limits::{Seat, Seats, Undecided};
 use crate::outcome::Reason;
+use crate::snapshot::Entrance;
 
 /// The pause after the kernel ran short of something, doubled each time it still does.
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
@@ -118,17 +118,12 @@ impl Spare {
     }
 
     /// Accepts those who wait, one after the other, and closes them at once.
-    pub(super) fn turn_away_who_waits(
-        &mut self,
-        socket: &TcpListener,
-        listener: &Arc<Listener>,
-        reception: &Reception,
-    ) {
+    pub(super) fn turn_away_who_waits(&mut self, socket: &TcpListener, entrance: &Entrance, reception: &Reception) {
         self.0 = None;
         let mut cx = Context::from_waker(Waker::noop());
         while let Poll::Ready(Ok((client, source))) = socket.poll_accept(&mut cx) {
             drop(client);
-            reception.turn_away(source, Arc::clone(listener), Reason::LimitGlobal);
+            reception.turn_away(source, entrance, Reason::LimitGlobal);
         }
         *self = Self::of(socket);
     }

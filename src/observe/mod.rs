@@ -3,6 +3,9 @@
 
 pub mod access_log;
 mod fields;
+pub mod ids;
 pub mod lines;
 pub mod live;
 pub mod notice;
+pub mod said;
+pub mod story;

@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use super::*;
 use crate::limits::SCARCE_READ;
 use crate::observe::live::LiveTable;
+use crate::observe::live::tests::enter;
 
 /// Enough to fill every buffer on the way several times.
 const MUCH: usize = 8 * 1024 * 1024;
@@ -53,7 +54,7 @@ async fn pair() -> (TcpStream, TcpStream) {
 
 async fn stage(pipes: Rc<Pipes>) -> Stage {
     let ((client_near, client), (upstream_near, upstream)) = (pair().await, pair().await);
-    let entry = Rc::new(LiveTable::default()).enter();
+    let entry = enter(&Rc::default());
     let (live, polls) = (entry.share(), Rc::new(Cell::new(0)));
     let (lent, counter) = (Rc::clone(&pipes), Rc::clone(&polls));
     let relay = spawn_local(async move {
@@ -254,7 +255,7 @@ fn user_timeout_after(ticks: usize, table: &LiveTable, relay: &mut Relay, live: 
 async fn a_quiet_endpoint_has_less_time_to_answer_than_one_with_bytes_under_way() {
     let ((client_near, mut client), (upstream_near, upstream)) = (pair().await, pair().await);
     let table = Rc::new(LiveTable::default());
-    let entry = table.enter();
+    let entry = enter(&table);
     entry.limit_silence(Duration::from_secs(3600), Duration::from_secs(60));
     let mut relay =
         Relay::new(client_near, upstream_near, Duration::from_secs(120).into(), Bytes::new(), &Pipes::new(0, 0));

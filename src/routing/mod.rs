@@ -107,6 +107,16 @@ pub enum Decision<'t> {
     Refuse(Refusal),
 }
 
+impl<'t> Decision<'t> {
+    /// The way, if there is one.
+    pub fn route(self) -> Option<&'t Route> {
+        match self {
+            Self::Route(route) => Some(route),
+            Self::Refuse(_) => None,
+        }
+    }
+}
+
 /// Why the table has no way for a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Refusal {

@@ -25,8 +25,8 @@ pub struct Endpoint {
 impl Endpoint {
     /// An endpoint without connections.
     pub(super) fn new(address: SocketAddr) -> Self {
-        let (open, failing, notice) = (AtomicUsize::new(0), AtomicBool::new(false), ArcSwap::default());
-        Self { address, open, failing, notice }
+        let notice = ArcSwap::from_pointee(Notice::at(address));
+        Self { address, open: AtomicUsize::new(0), failing: AtomicBool::new(false), notice }
     }
 
     /// Connections open or being opened.
@@ -41,7 +41,7 @@ impl Endpoint {
 
     /// Has the connections closed that it has now, one after another; those it gets later stay.
     pub(super) fn dismiss(&self, reason: Reason) {
-        self.notice.swap(Arc::default()).give(reason);
+        self.notice.swap(Arc::new(Notice::at(self.address))).give(reason);
     }
 
     /// Where a connection that begins now learns that it is to close.

@@ -4,11 +4,11 @@ use std::cell::Cell;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Names connections: unique on this host, also across restarts.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Ids {
     /// What the names of one worker begin with: when it started, in microseconds since the epoch, and its number.
-    pub(super) prefix: String,
-    pub(super) next: Cell<u64>,
+    prefix: String,
+    next: Cell<u64>,
 }
 
 impl Ids {
