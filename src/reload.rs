@@ -16,7 +16,7 @@ use crate::routing::UpstreamId;
 use crate::snapshot::{Door, Snapshot};
 use crate::upstream::certificate::RouteNames;
 use crate::upstream::{Keeper, Running};
-use crate::worker::Opening;
+use crate::worker::{Opening, Order};
 
 /// A listener's address that cannot be bound.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,7 @@ pub struct InForce {
     upstreams: Vec<Running>,
     limits: Arc<Limits>,
     current: Arc<ArcSwap<Snapshot>>,
-    workers: Vec<UnboundedSender<Opening>>,
+    workers: Vec<UnboundedSender<Order>>,
     next_door: usize,
 }
 
@@ -86,7 +86,7 @@ impl InForce {
     pub fn start(
         config: &Config,
         plan: Plan,
-        workers: Vec<UnboundedSender<Opening>>,
+        workers: Vec<UnboundedSender<Order>>,
     ) -> Result<(Self, Vec<Keeper>), CannotBind> {
         config.listeners.iter().try_for_each(|listener| listener::probe(listener).map_err(cannot_bind(listener)))?;
         let limits = Arc::new(Limits::new(config, &plan));
@@ -197,7 +197,7 @@ impl InForce {
         for (door, closing, sockets) in openings {
             for (worker, socket) in self.workers.iter().zip(sockets) {
                 // A worker that is gone has told why, and the others accept.
-                let _ = worker.send(Opening { door, socket, closing: closing.clone() });
+                let _ = worker.send(Order::Open(Opening { door, socket, closing: closing.clone() }));
             }
         }
         for gone in before {

@@ -61,20 +61,20 @@ impl Server {
     /// # Errors
     /// When there is no room for the connections, an address cannot be bound, or a worker cannot start; nothing runs then.
     pub fn start(config: &Config, log: AccessLog) -> Result<Self, StartError> {
-        let workers = config.workers.get();
         let plan = Plan::of(config, getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))?;
-        let (doors, openings): (Vec<_>, Vec<_>) = (0..workers).map(|_| unbounded_channel()).unzip();
-        let (in_force, keepers) = InForce::start(config, plan.clone(), doors)?;
+        let (workers, received): (Vec<_>, Vec<_>) = (0..config.workers.get()).map(|_| unbounded_channel()).unzip();
+        let (in_force, keepers) = InForce::start(config, plan.clone(), workers)?;
         let current = Arc::clone(in_force.current());
-        let (orders, received) = unbounded_channel();
+        let (orders, control) = unbounded_channel();
         let addresses = in_force.addresses();
         let mut server = Self { addresses, plan, orders, threads: Vec::new(), running: watch::Sender::new(()), log };
-        server.threads.push(control::start(in_force, keepers, &config.dns, received, server.running.subscribe())?);
+        server.threads.push(control::start(in_force, keepers, &config.dns, control, server.running.subscribe())?);
         let seats = Seats::of(server.plan.connections());
-        for (number, (openings, crew)) in openings.into_iter().zip(Crew::of(workers)).enumerate() {
+        let crews = Crew::of(config.workers.get());
+        for (number, (orders, crew)) in received.into_iter().zip(crews).enumerate() {
             let equipment = Equipment {
                 current: Arc::clone(&current),
-                openings,
+                orders,
                 crew,
                 share: server.plan.share(),
                 seats: Arc::clone(&seats),

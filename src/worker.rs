@@ -37,8 +37,8 @@ const STOP_CHECK: Duration = Duration::from_millis(5);
 pub struct Equipment {
     /// What is in force.
     pub current: Arc<ArcSwap<Snapshot>>,
-    /// Where it gets its sockets.
-    pub openings: UnboundedReceiver<Opening>,
+    /// What it is to do beside its connections.
+    pub orders: UnboundedReceiver<Order>,
     /// Its view of all workers, and what they hand over to it.
     pub crew: (Crew, Inbox),
     /// What it has of what there is in all.
@@ -49,6 +49,13 @@ pub struct Equipment {
     pub log: AccessLog,
     /// Names its connections.
     pub ids: Ids,
+}
+
+/// What a worker is to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Accept from this socket, too.
+    Open(Opening),
 }
 
 /// A socket to accept from.
@@ -69,9 +76,9 @@ pub struct Opening {
 pub fn start(number: usize, equipment: Equipment, stop: watch::Receiver<()>) -> io::Result<JoinHandle<()>> {
     let (started, start) = mpsc::sync_channel(1);
     let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(move || match prepare(equipment) {
-        Ok((runtime, openings, reception, inbox)) => {
+        Ok((runtime, orders, reception, inbox)) => {
             let _ = started.send(Ok(()));
-            runtime.block_on(work(openings, reception, inbox, stop));
+            runtime.block_on(work(orders, reception, inbox, stop));
         }
         Err(error) => drop(started.send(Err(error))),
     })?;
@@ -79,7 +86,7 @@ pub fn start(number: usize, equipment: Equipment, stop: watch::Receiver<()>) -> 
     Ok(thread)
 }
 
-type Prepared = (LocalRuntime, UnboundedReceiver<Opening>, Rc<Reception>, Inbox);
+type Prepared = (LocalRuntime, UnboundedReceiver<Order>, Rc<Reception>, Inbox);
 
 fn prepare(equipment: Equipment) -> io::Result<Prepared> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
@@ -93,11 +100,11 @@ fn prepare(equipment: Equipment) -> io::Result<Prepared> {
         log: equipment.log,
     };
     let reception = Reception { current: equipment.current, crew, seats: equipment.seats, tools: Rc::new(tools) };
-    Ok((runtime, equipment.openings, Rc::new(reception), inbox))
+    Ok((runtime, equipment.orders, Rc::new(reception), inbox))
 }
 
 async fn work(
-    mut openings: UnboundedReceiver<Opening>,
+    mut orders: UnboundedReceiver<Order>,
     reception: Rc<Reception>,
     inbox: Inbox,
     mut stop: watch::Receiver<()>,
@@ -110,11 +117,13 @@ async fn work(
     loop {
         tokio::select! {
             _ = tick.tick() => live.sweep(),
-            Some(opening) = openings.recv() => {
-                if let Some(accepting) = open(opening, &reception, &stop) {
-                    receiving.spawn_local(accepting);
+            Some(order) = orders.recv() => match order {
+                Order::Open(opening) => {
+                    if let Some(accepting) = open(opening, &reception, &stop) {
+                        receiving.spawn_local(accepting);
+                    }
                 }
-            }
+            },
             // What is closed is done with.
             Some(_) = receiving.join_next() => {}
             _ = stop.changed() => break,
@@ -180,7 +189,7 @@ mod tests {
         let other = crews.pop().unwrap();
         let equipment = Equipment {
             current: Arc::new(ArcSwap::new(snapshot(&config))),
-            openings: unbounded_channel().1,
+            orders: unbounded_channel().1,
             crew: crews.pop().unwrap(),
             share: plan.share(),
             seats: Seats::of(plan.connections()),
@@ -213,13 +222,13 @@ mod tests {
         let seats = Arc::clone(&equipment.seats);
         let seat = || seats.take().unwrap();
         let log = equipment.log.clone();
-        let (runtime, openings, reception, inbox) = prepare(equipment).unwrap();
+        let (runtime, orders, reception, inbox) = prepare(equipment).unwrap();
         let (running, stop) = watch::channel(());
 
         let (_early, accepted, source) = connection();
         other.hand_over(0, accepted, source, entrance(), seat()).unwrap();
         drop(running);
-        runtime.block_on(work(openings, reception, inbox, stop));
+        runtime.block_on(work(orders, reception, inbox, stop));
         let (_late, accepted, source) = connection();
         assert!(other.hand_over(0, accepted, source, entrance(), seat()).is_err(), "nobody is there to serve it");
         drop(runtime);
