@@ -7,10 +7,11 @@ use std::thread::{self, JoinHandle};
 
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
 use crate::config::{self, Config};
+use crate::drain::{Stages, over};
 use crate::reload::{CannotBind, Changed, InForce};
 use crate::upstream::Keeper;
 use crate::upstream::names::Names;
@@ -27,7 +28,7 @@ pub enum Order {
     },
 }
 
-/// Starts the thread. It ends when the sender of `stop` is gone.
+/// Starts the thread. It ends with the process.
 ///
 /// # Errors
 /// When the thread or its runtime cannot be made.
@@ -36,7 +37,7 @@ pub fn start(
     keepers: Vec<Keeper>,
     dns: &config::Dns,
     orders: UnboundedReceiver<Order>,
-    stop: watch::Receiver<()>,
+    stages: Stages,
 ) -> io::Result<JoinHandle<()>> {
     let (started, start) = mpsc::sync_channel(1);
     let names = Names::new(dns);
@@ -44,7 +45,7 @@ pub fn start(
         match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => {
                 let _ = started.send(Ok(()));
-                runtime.block_on(control(in_force, keepers, names, orders, stop));
+                runtime.block_on(control(in_force, keepers, names, orders, stages));
                 // Does not wait for what nobody waits for any more.
                 runtime.shutdown_background();
             }
@@ -60,7 +61,7 @@ async fn control(
     keepers: Vec<Keeper>,
     names: Names,
     mut orders: UnboundedReceiver<Order>,
-    mut stop: watch::Receiver<()>,
+    mut stages: Stages,
 ) {
     let names = Rc::new(names);
     let mut keeping = JoinSet::new();
@@ -86,7 +87,7 @@ async fn control(
                     tracing::error!("an upstream is not kept up to date any more");
                 }
             }
-            _ = stop.changed() => return,
+            () = over(&mut stages) => return,
         }
     }
 }

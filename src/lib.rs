@@ -10,6 +10,7 @@
 //!     control        one thread: what is not a connection; upstreams kept up to date
 //!     worker         one thread, one single-threaded runtime, its listeners and its connections
 //!     listener       socket options, accept loop
+//!     drain          the stages of a process that was told to stop
 //!     crew           the workers as they see each other; hand-over
 //!     power          user, capabilities, files, system calls: what a running process gives up
 //!  4  snapshot       what is in force
@@ -34,6 +35,7 @@ pub mod config;
 pub mod connection;
 pub mod control;
 pub mod crew;
+pub mod drain;
 pub mod hello;
 pub mod limits;
 pub mod listener;

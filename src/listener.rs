@@ -18,6 +18,7 @@ use tokio::time::sleep;
 use crate::config;
 use crate::connection::{self, Tools};
 use crate::crew::{Accepted, Crew};
+use crate::drain::{Stage, Stages, reached};
 use crate::limits::{Seat, Seats};
 use crate::outcome::Reason;
 use crate::snapshot::{Door, Entrance, Snapshot};
@@ -152,14 +153,15 @@ impl Reception {
 /// Says that the sockets of a door are to close, and what was in force when its listener was there for the last time.
 pub type Closing = watch::Receiver<Option<Arc<Snapshot>>>;
 
-/// Accepts by one door until it is to close or the sender of `stop` is gone. Neither dies nor spins, whatever accept says.
+/// Accepts by one door until it is to close, or the process to take nobody in any more. Neither dies nor spins, whatever
+/// accept says.
 /// Who waits when the door closes is served still, as was in force last.
 pub async fn accept(
     socket: TcpListener,
     door: Door,
     reception: Rc<Reception>,
     mut closing: Closing,
-    mut stop: watch::Receiver<()>,
+    mut stages: Stages,
 ) {
     let (mut trouble, mut crowd) = (Trouble::default(), Crowd::default());
     let mut spare = Spare::of(&socket);
@@ -168,7 +170,7 @@ pub async fn accept(
             biased;
             // Those who wait already come first: a socket that closes resets them.
             accepted = socket.accept() => accepted,
-            _ = stop.changed() => return,
+            () = reached(&mut stages, Stage::Draining) => return,
             _ = closed(&mut closing) => return,
         };
         let Some(entrance) = entrance(door, &reception, &mut closing).await else { return };

@@ -12,6 +12,7 @@ use tokio::sync::{oneshot, watch};
 use crate::config::Config;
 use crate::control::{self, Order};
 use crate::crew::Crew;
+use crate::drain::{Stage, Stages};
 use crate::limits::{DoesNotFit, Plan, Seats};
 use crate::observe::access_log::AccessLog;
 use crate::observe::ids::Ids;
@@ -26,7 +27,7 @@ pub struct Server {
     orders: UnboundedSender<Order>,
     threads: Vec<JoinHandle<()>>,
     /// The threads run for as long as it is there.
-    running: watch::Sender<()>,
+    stage: watch::Sender<Stage>,
     log: AccessLog,
 }
 
@@ -67,8 +68,9 @@ impl Server {
         let current = Arc::clone(in_force.current());
         let (orders, control) = unbounded_channel();
         let addresses = in_force.addresses();
-        let mut server = Self { addresses, plan, orders, threads: Vec::new(), running: watch::Sender::new(()), log };
-        server.threads.push(control::start(in_force, keepers, &config.dns, control, server.running.subscribe())?);
+        let mut server =
+            Self { addresses, plan, orders, threads: Vec::new(), stage: watch::Sender::new(Stage::Open), log };
+        server.threads.push(control::start(in_force, keepers, &config.dns, control, server.stage.subscribe())?);
         let seats = Seats::of(server.plan.connections());
         let crews = Crew::of(config.workers.get());
         for (number, (orders, crew)) in received.into_iter().zip(crews).enumerate() {
@@ -81,7 +83,7 @@ impl Server {
                 log: server.log.clone(),
                 ids: Ids::of_worker(number),
             };
-            server.threads.push(worker::start(number, equipment, server.running.subscribe())?);
+            server.threads.push(worker::start(number, equipment, server.stage.subscribe())?);
         }
         Ok(server)
     }
@@ -94,6 +96,11 @@ impl Server {
     /// How many connections there may be, and what that takes.
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// How far the process is on its way out.
+    pub fn stages(&self) -> Stages {
+        self.stage.subscribe()
     }
 
     /// Puts another configuration in force. Nobody who is connected notices.
@@ -109,7 +116,7 @@ impl Server {
 
     /// Stops accepting, ends what is open with the reason `drained`, and returns when all of it is closed and logged.
     pub fn stop(self) {
-        drop(self.running);
+        drop(self.stage);
         for thread in self.threads {
             let name = thread.thread().name().map(str::to_owned);
             if thread.join().is_err() {

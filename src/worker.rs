@@ -13,12 +13,12 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use crate::connection::Tools;
 use crate::crew::{Crew, Inbox};
+use crate::drain::{Stage, Stages, over, reached};
 use crate::limits::{Seats, Share, Undecided};
 use crate::listener::{self, Closing, Reception};
 use crate::observe::access_log::AccessLog;
@@ -69,16 +69,16 @@ pub struct Opening {
     pub closing: Closing,
 }
 
-/// Starts a worker's thread; returns when it runs. It ends when the sender of `stop` is gone.
+/// Starts a worker's thread; returns when it runs. It ends with the process.
 ///
 /// # Errors
 /// When the thread or its runtime cannot be made.
-pub fn start(number: usize, equipment: Equipment, stop: watch::Receiver<()>) -> io::Result<JoinHandle<()>> {
+pub fn start(number: usize, equipment: Equipment, stages: Stages) -> io::Result<JoinHandle<()>> {
     let (started, start) = mpsc::sync_channel(1);
     let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(move || match prepare(equipment) {
         Ok((runtime, orders, reception, inbox)) => {
             let _ = started.send(Ok(()));
-            runtime.block_on(work(orders, reception, inbox, stop));
+            runtime.block_on(work(orders, reception, inbox, stages));
         }
         Err(error) => drop(started.send(Err(error))),
     })?;
@@ -103,15 +103,10 @@ fn prepare(equipment: Equipment) -> io::Result<Prepared> {
     Ok((runtime, equipment.orders, Rc::new(reception), inbox))
 }
 
-async fn work(
-    mut orders: UnboundedReceiver<Order>,
-    reception: Rc<Reception>,
-    inbox: Inbox,
-    mut stop: watch::Receiver<()>,
-) {
+async fn work(mut orders: UnboundedReceiver<Order>, reception: Rc<Reception>, inbox: Inbox, mut stages: Stages) {
     let live = &reception.tools.live;
     let mut receiving = JoinSet::new();
-    receiving.spawn_local(adopt(inbox, Rc::clone(&reception), stop.clone()));
+    receiving.spawn_local(adopt(inbox, Rc::clone(&reception), stages.clone()));
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
@@ -119,14 +114,14 @@ async fn work(
             _ = tick.tick() => live.sweep(),
             Some(order) = orders.recv() => match order {
                 Order::Open(opening) => {
-                    if let Some(accepting) = open(opening, &reception, &stop) {
+                    if let Some(accepting) = open(opening, &reception, &stages) {
                         receiving.spawn_local(accepting);
                     }
                 }
             },
             // What is closed is done with.
             Some(_) = receiving.join_next() => {}
-            _ = stop.changed() => break,
+            () = over(&mut stages) => break,
         }
     }
     live.stop_all(Reason::Drained);
@@ -144,10 +139,10 @@ async fn work(
 fn open(
     Opening { door, socket, closing }: Opening,
     reception: &Rc<Reception>,
-    stop: &watch::Receiver<()>,
+    stages: &Stages,
 ) -> Option<impl Future<Output = ()> + use<>> {
     match TcpListener::from_std(socket) {
-        Ok(socket) => Some(listener::accept(socket, door, Rc::clone(reception), closing, stop.clone())),
+        Ok(socket) => Some(listener::accept(socket, door, Rc::clone(reception), closing, stages.clone())),
         Err(error) => {
             tracing::error!(%error, "cannot accept from a socket of a listener");
             None
@@ -155,13 +150,13 @@ fn open(
     }
 }
 
-/// Serves what others hand over. Once the sender of `stop` is gone they get it back and serve it themselves: a worker
-/// with nothing left to do ends while they still accept.
-async fn adopt(mut inbox: Inbox, reception: Rc<Reception>, mut stop: watch::Receiver<()>) {
+/// Serves what others hand over. When nobody new is to come they get it back and serve it themselves: a worker with nothing
+/// left to do ends while they still accept.
+async fn adopt(mut inbox: Inbox, reception: Rc<Reception>, mut stages: Stages) {
     loop {
         tokio::select! {
             Some(accepted) = inbox.recv() => reception.adopt(accepted),
-            _ = stop.changed() => break,
+            () = reached(&mut stages, Stage::Draining) => break,
         }
     }
     inbox.close();
@@ -180,6 +175,7 @@ mod tests {
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
     use std::os::fd::OwnedFd;
     use tokio::sync::mpsc::unbounded_channel;
+    use tokio::sync::watch;
 
     /// What a worker with the log `memory` starts with, and the other worker's view of both, with its inbox.
     fn equipment(memory: &Memory) -> (Equipment, (Crew, Inbox)) {
@@ -223,12 +219,12 @@ mod tests {
         let seat = || seats.take().unwrap();
         let log = equipment.log.clone();
         let (runtime, orders, reception, inbox) = prepare(equipment).unwrap();
-        let (running, stop) = watch::channel(());
+        let (running, stages) = watch::channel(Stage::Open);
 
         let (_early, accepted, source) = connection();
         other.hand_over(0, accepted, source, entrance(), seat()).unwrap();
         drop(running);
-        runtime.block_on(work(orders, reception, inbox, stop));
+        runtime.block_on(work(orders, reception, inbox, stages));
         let (_late, accepted, source) = connection();
         assert!(other.hand_over(0, accepted, source, entrance(), seat()).is_err(), "nobody is there to serve it");
         drop(runtime);

@@ -36,6 +36,7 @@ const LAYERS: &[&str] = &[
     "relay",
     "connection",
     "crew",
+    "drain",
     "listener",
     "worker",
     "reload",
