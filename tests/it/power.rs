@@ -48,12 +48,15 @@ fn is_root() -> bool {
 /// What /proc says of every thread of a process, by thread; of each field the words behind its name.
 fn of_every_thread(pid: u32, field: &str) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let status = |task: io::Result<fs::DirEntry>| fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+    // A thread may end between the listing and the look at it.
+    let status = |task: io::Result<fs::DirEntry>| fs::read_to_string(task.unwrap().path().join("status")).ok();
     let value = |status: String| {
         let line = status.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':').map(str::trim));
         line.unwrap_or_else(|| panic!("{field} in {status}")).replace('\t', " ")
     };
-    tasks.map(status).map(value).collect()
+    let found: Vec<_> = tasks.filter_map(status).map(value).collect();
+    assert!(!found.is_empty(), "process {pid} has threads");
+    found
 }
 
 /// Loopback has addresses enough for one that nobody else uses, where the port can be chosen.
