@@ -151,7 +151,7 @@ fn gate_that_hears(call: &str, error: &str, times: &str, upstream: SocketAddr) -
     // Where nobody may look at other processes it cannot be done.
     let can = Command::new("strace").args(["-D", "-qq", "-o", "/dev/null", "true"]).stderr(Stdio::null()).status();
     if !can.is_ok_and(|status| status.success()) {
-        tools::skip("strace may not trace here");
+        tools::lack("strace may not trace here");
         return None;
     }
     let (trace, inject) = (format!("trace={call}"), format!("inject={call}:error={error}:when={times}"));
@@ -200,7 +200,7 @@ impl FewPorts {
     /// Moves this thread there. `None`, said aloud, where that cannot be done.
     fn enter() -> Option<Self> {
         if !getuid().is_root() {
-            tools::skip("only root may make a network of its own");
+            tools::lack("only root may make a network of its own");
             return None;
         }
         tools::require("unshare")?;
@@ -219,7 +219,7 @@ impl FewPorts {
         let mut network = Self(child.ok()?);
         let mut ready = [0; 6];
         if std::io::Read::read_exact(network.0.stdout.as_mut()?, &mut ready).is_err() {
-            tools::skip("a network of its own cannot be made, or has no local ports to choose");
+            tools::lack("a network of its own cannot be made, or has no local ports to choose");
             return None;
         }
         let link = fs::File::open(format!("/proc/{}/ns/net", network.0.id())).unwrap();

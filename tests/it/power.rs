@@ -28,7 +28,7 @@ use crate::support::dns::{A, AAAA, DnsServer, Record, Reply, addresses};
 use crate::support::gate::{GateProcess, routing};
 use crate::support::hello::hello;
 use crate::support::tcp::{self, End, Refusing, Upstream};
-use crate::support::tools::{self, Run, require, skip};
+use crate::support::tools::{self, Run, lack, require};
 use crate::support::{PATIENCE, wait_until};
 
 /// CAP_NET_BIND_SERVICE, as /proc shows sets of capabilities.
@@ -38,9 +38,7 @@ const NOTHING: &str = "0000000000000000";
 fn is_root() -> bool {
     let root = getuid().is_root();
     if !root {
-        let required = std::env::var_os("SNIGATE_REQUIRE_TOOLS").is_some_and(|value| value == "1");
-        assert!(!required, "this test needs root, and SNIGATE_REQUIRE_TOOLS=1 requires it");
-        skip("only root can become another user");
+        lack("only root can become another user");
     }
     root
 }
@@ -224,7 +222,7 @@ impl Inside {
         let inside = Self(folder);
         let lacking = inside.try_run(|| ()).err();
         if let Some(lacking) = &lacking {
-            skip(lacking);
+            lack(lacking);
         }
         lacking.is_none().then_some(inside)
     }
@@ -346,7 +344,7 @@ fn without_seccomp_too_nobody_outside_can_be_signalled_or_spoken_to_by_name() {
         assert_eq!((own, other, daemon), (Ok(()), Err(ErrorKind::PermissionDenied), Err(ErrorKind::PermissionDenied)));
         assert_eq!(child.try_wait().unwrap(), None);
     } else {
-        skip(SCOPED);
+        lack(SCOPED);
     }
     child.kill().unwrap();
     child.wait().unwrap();

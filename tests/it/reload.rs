@@ -269,7 +269,7 @@ fn hundreds_of_reloads_leave_nothing_behind() {
 #[test]
 fn nobody_in_the_sandbox_takes_over_what_a_config_map_brings() {
     if !getuid().is_root() {
-        return tools::skip("only root can become nobody");
+        return tools::lack("only root can become nobody");
     }
     let upstream = Upstream::echo();
     // Loopback has addresses enough for one that nobody else uses.

@@ -16,11 +16,16 @@ pub fn require(name: &str) -> Option<PathBuf> {
         .map(|folder| folder.join(name))
         .find(|program| program.is_file());
     if found.is_none() {
-        let required = env::var_os("SNIGATE_REQUIRE_TOOLS").is_some_and(|value| value == "1");
-        assert!(!required, "{name} is not installed, and SNIGATE_REQUIRE_TOOLS=1 requires it");
-        skip(&format!("{name} is not installed"));
+        lack(&format!("{name} is not installed"));
     }
     found
+}
+
+/// Says that the current test is skipped for want of something that a machine may lack, unless it must not.
+pub fn lack(why: &str) {
+    let required = env::var_os("SNIGATE_REQUIRE_TOOLS").is_some_and(|value| value == "1");
+    assert!(!required, "{why}, and SNIGATE_REQUIRE_TOOLS=1 requires it");
+    skip(why);
 }
 
 /// The folder of the ClientHello corpus, which is kept beside the project; `None`, said aloud, when it is not there.
