@@ -22,7 +22,6 @@ const ALLOWED: &[c_long] = &[
     libc::SYS_write,
     libc::SYS_writev,
     libc::SYS_close,
-    libc::SYS_fcntl,
     libc::SYS_pipe2,
     libc::SYS_splice,
     libc::SYS_epoll_create1,
@@ -102,6 +101,19 @@ const ALLOWED_TOO: &[c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const ALLOWED_TOO: &[c_long] = &[];
 
+/// What is asked of descriptors. Not F_SETOWN and F_SETSIG: with these the kernel sends any signal to any process of the
+/// same user, as kill(2) would.
+const DESCRIPTOR_COMMANDS: &[i32] = &[
+    libc::F_DUPFD,
+    libc::F_DUPFD_CLOEXEC,
+    libc::F_GETFD,
+    libc::F_SETFD,
+    libc::F_GETFL,
+    libc::F_SETFL,
+    libc::F_GETPIPE_SZ,
+    libc::F_SETPIPE_SZ,
+];
+
 /// From now on this thread makes no other system calls.
 pub(super) fn restrict() -> Result<(), String> {
     let architecture = TargetArch::try_from(std::env::consts::ARCH);
@@ -131,7 +143,8 @@ fn conditional() -> Result<Vec<(c_long, Vec<SeccompRule>)>, BackendError> {
         // Not a connect in disguise, which Landlock takes for none.
         (libc::SYS_sendto, vec![rule(3, SeccompCmpOp::MaskedEq(connecting), 0)?]),
         (libc::SYS_sendmsg, vec![rule(2, SeccompCmpOp::MaskedEq(connecting), 0)?]),
-        (libc::SYS_socketpair, vec![is(0, libc::AF_UNIX)?]),
+        (libc::SYS_socketpair, vec![stream_pair()?]),
+        (libc::SYS_fcntl, DESCRIPTOR_COMMANDS.iter().map(|command| is(1, *command)).collect::<Result<_, _>>()?),
         (libc::SYS_ioctl, kinds.into_iter().collect::<Result<_, _>>()?),
         // No new code.
         (libc::SYS_mmap, not_executable()?),
@@ -154,6 +167,15 @@ fn sockets() -> Result<Vec<SeccompRule>, BackendError> {
     let protocols = [libc::IPPROTO_IP, libc::IPPROTO_TCP, libc::IPPROTO_UDP];
     let pairs = families.into_iter().flat_map(|family| protocols.map(|protocol| (family, protocol)));
     pairs.map(|(family, protocol)| SeccompRule::new(vec![equals(0, family)?, equals(2, protocol)?])).collect()
+}
+
+/// Both ends of it are here and stay connected; one of datagrams could speak to any socket of this host that has a path.
+fn stream_pair() -> Result<SeccompRule, BackendError> {
+    /// Above it are flags: SOCK_TYPE_MASK of the kernel.
+    const KIND: u64 = 0xf;
+    let stream = libc::SOCK_STREAM.cast_unsigned().into();
+    let kind = SeccompCondition::new(1, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(KIND), stream)?;
+    SeccompRule::new(vec![equals(0, libc::AF_UNIX)?, kind])
 }
 
 fn is(argument: u8, value: impl TryInto<u64>) -> Result<SeccompRule, BackendError> {
@@ -211,6 +233,9 @@ mod tests {
         }
     }
 
+    /// Of fcntl(2); the libc crate lacks it.
+    const F_SETSIG: i32 = 10;
+
     #[test]
     fn of_some_calls_only_some_uses_are_there() {
         let program = program(std::env::consts::ARCH.try_into().unwrap()).unwrap();
@@ -219,6 +244,7 @@ mod tests {
         let (read, write, execute) = (number(libc::PROT_READ), number(libc::PROT_WRITE), number(libc::PROT_EXEC));
         let thread = number(libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_SIGHAND | libc::CLONE_THREAD);
         let process = number(libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD);
+        let (datagram, flags) = (number(libc::SOCK_DGRAM), number(libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK));
         let (inet, stream, tcp) = (number(libc::AF_INET), number(libc::SOCK_STREAM), number(libc::IPPROTO_TCP));
         for (what, call, [first, second, third, fourth], there) in [
             ("memory", libc::SYS_mmap, [0, 4096, read | write, 0], true),
@@ -242,6 +268,18 @@ mod tests {
             ("bytes that wait", libc::SYS_ioctl, [5, libc::FIONREAD, 0, 0], true),
             ("TCP", libc::SYS_socket, [inet, stream, tcp, 0], true),
             ("a local socket", libc::SYS_socket, [number(libc::AF_UNIX), stream, 0, 0], false),
+            ("a pair of streams", libc::SYS_socketpair, [number(libc::AF_UNIX), stream | flags, 0, 0], true),
+            ("a pair of datagrams", libc::SYS_socketpair, [number(libc::AF_UNIX), datagram | flags, 0, 0], false),
+            (
+                "a pair of packets",
+                libc::SYS_socketpair,
+                [number(libc::AF_UNIX), number(libc::SOCK_SEQPACKET), 0, 0],
+                false,
+            ),
+            ("a copy of a descriptor", libc::SYS_fcntl, [5, number(libc::F_DUPFD_CLOEXEC), 3, 0], true),
+            ("a pipe's size", libc::SYS_fcntl, [5, number(libc::F_SETPIPE_SZ), 65536, 0], true),
+            ("who is signalled", libc::SYS_fcntl, [5, number(libc::F_SETOWN), own + 1, 0], false),
+            ("which signal", libc::SYS_fcntl, [5, number(F_SETSIG), number(libc::SIGKILL), 0], false),
             ("another protocol", libc::SYS_socket, [inet, stream, number(libc::IPPROTO_SCTP), 0], false),
             ("a datagram", libc::SYS_sendto, [5, 4096, 9, number(libc::MSG_NOSIGNAL)], true),
             ("a connect in disguise", libc::SYS_sendto, [5, 4096, 9, number(libc::MSG_FASTOPEN)], false),

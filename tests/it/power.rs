@@ -307,6 +307,7 @@ fn nothing_is_executed_signalled_or_spoken_to_but_by_tcp_and_udp() {
             ("a log", kind(UnixDatagram::unbound()), Err(ErrorKind::Unsupported)),
             ("several ways at once", stream(Protocol::MPTCP), Err(ErrorKind::Unsupported)),
             ("raw packets", raw(Protocol::ICMPV4), Err(ErrorKind::Unsupported)),
+            ("a pair that reaches daemons", kind(UnixDatagram::pair()), Err(ErrorKind::Unsupported)),
             ("a pair within", kind(UnixStream::pair()), Ok(())),
             ("a listener", kind(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))), Ok(())),
             ("a client", kind(TcpStream::connect(listener.local_addr().unwrap())), Ok(())),
