@@ -37,6 +37,7 @@ fn route(name: &str, upstream: UpstreamId, sources: SourceList) -> Route {
         idle_timeout: Duration::from_secs(86_400),
         half_close_timeout: Duration::from_secs(60),
         allow_short_idle: false,
+        on_route_change: None,
         limits: RouteLimits::default(),
     }
 }

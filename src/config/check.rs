@@ -45,6 +45,7 @@ pub(super) fn assemble(document: Document, collector: &Collector) -> Config {
         listeners: listeners(document.listeners, &sound, collector),
         routes,
         upstreams: document.upstreams,
+        on_route_change: document.on_route_change,
         limits: document.limits,
         dns: document.dns,
         log: document.log,
@@ -127,6 +128,7 @@ fn route(entry: &RouteEntry, name: Arc<str>, upstream: UpstreamId) -> Route {
         idle_timeout: entry.idle_timeout,
         half_close_timeout: entry.half_close_timeout,
         allow_short_idle: entry.allow_short_idle,
+        on_route_change: entry.on_route_change,
         limits: entry.limits.clone(),
     }
 }

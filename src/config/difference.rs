@@ -35,6 +35,9 @@ impl Difference {
         if before.dns != after.dns {
             others.push("dns");
         }
+        if before.on_route_change != after.on_route_change {
+            others.push("on_route_change");
+        }
         if before.limits.counted() != after.limits.counted() {
             others.push("limits");
         }
@@ -159,6 +162,9 @@ mod tests {
         );
         let rest = "upstreams: { u: { balance: random,";
         let log = "log: { level: debug }\n        dns: { servers: ['10.0.0.53:53'] }\n        workers: 77\n        ";
+        assert_eq!(told(&[("routes:", "on_route_change: close\n        routes:")]), "`on_route_change` changed");
+        let on_route_change = ("upstream: v", "upstream: v, on_route_change: close");
+        assert_eq!(told(&[on_route_change]), "1 route changed (`b.test`)");
         assert_eq!(
             told(&[("upstreams: { u: {", &format!("{log}{rest}"))]),
             "1 upstream changed (`u`), `dns` changed, `log` needs a restart to change, `workers` needs a restart to change"

@@ -16,8 +16,8 @@ use tracing::Level;
 use super::mistakes::Collector;
 use super::section::{Node, Section};
 use super::{
-    Dns, Limits, ListenAddress, Log, LogFormat, Networks, Power, Reject, TrustedProxies, Upstream, limits, power,
-    proxy_protocol, upstream, values,
+    Dns, Established, Limits, ListenAddress, Log, LogFormat, Networks, Power, Reject, TrustedProxies, Upstream, limits,
+    power, proxy_protocol, upstream, values,
 };
 use crate::hello::{AlpnProtocol, LARGEST_CLIENT_HELLO};
 use crate::routing::RouteLimits;
@@ -29,6 +29,7 @@ pub(super) struct Document {
     pub(super) listeners_known: bool,
     pub(super) routes: Vec<RouteEntry>,
     pub(super) upstreams: Vec<Upstream>,
+    pub(super) on_route_change: Established,
     pub(super) limits: Limits,
     pub(super) dns: Dns,
     pub(super) log: Log,
@@ -62,6 +63,7 @@ pub(super) struct RouteEntry {
     pub(super) idle_timeout: Duration,
     pub(super) half_close_timeout: Duration,
     pub(super) allow_short_idle: bool,
+    pub(super) on_route_change: Option<Established>,
     pub(super) limits: RouteLimits,
 }
 
@@ -99,6 +101,7 @@ pub(super) fn read(tree: &Value, collector: &Collector) -> Option<Document> {
             listeners,
             routes: route_nodes.iter().filter_map(|node| route(node, collector)).collect(),
             upstreams: upstream_nodes.iter().map(|(name, node)| upstream::read(name, node)).collect(),
+            on_route_change: on_route_change(keys).unwrap_or(Established::Keep),
             limits: keys.optional("limits").and_then(|node| limits::read(&node)).unwrap_or_default(),
             dns: keys.optional("dns").and_then(|node| dns(&node)).unwrap_or_default(),
             log: keys.optional("log").and_then(|node| log(&node)).unwrap_or(DEFAULT_LOG),
@@ -169,6 +172,7 @@ fn route(node: &Node<'_>, collector: &Collector) -> Option<RouteEntry> {
             idle_timeout: keys.value("idle_timeout", DAY, values::duration(SHORTEST, MONTH)),
             half_close_timeout: keys.value("half_close_timeout", MINUTE, values::duration(SHORTEST, MONTH)),
             allow_short_idle: keys.value("allow_short_idle", false, values::boolean),
+            on_route_change: on_route_change(keys),
             limits: limits::of_route(keys),
             server_names,
             no_server_name,
@@ -188,6 +192,10 @@ fn clients(node: &Node<'_>, keys: &mut Section<'_>) -> (Vec<ServerNamePattern>, 
     let remedy = "name one, or leave the key out and write `no_server_name: true`";
     let server_names = named.map_or_else(Vec::new, |node| each_once(&node.some_items(remedy), values::parsed));
     (server_names, no_server_name.unwrap_or_default())
+}
+
+fn on_route_change(keys: &mut Section<'_>) -> Option<Established> {
+    keys.optional("on_route_change").and_then(|node| node.read(values::keyword(&upstream::ESTABLISHED)))
 }
 
 fn dns(node: &Node<'_>) -> Option<Dns> {

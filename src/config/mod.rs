@@ -45,6 +45,7 @@ pub use proxy_protocol::TrustedProxies;
 pub use warnings::Warning;
 
 use crate::proxy_protocol::Version;
+pub use crate::routing::Established;
 use crate::routing::{Route, RouteTable, SourceList};
 
 /// A duration as a configuration would write it.
@@ -61,6 +62,8 @@ pub struct Config {
     pub routes: Vec<Arc<Route>>,
     /// Where they can go; [`crate::routing::UpstreamId`] counts in this list.
     pub upstreams: Vec<Upstream>,
+    /// What becomes of connections that another configuration refuses, where their route says nothing else.
+    pub on_route_change: Established,
     /// How much there may be of everything.
     pub limits: Limits,
     /// Who is asked for names.
@@ -150,15 +153,6 @@ pub struct Upstream {
     pub health_check: Option<HealthCheck>,
     /// What becomes of the connections of an endpoint that is no longer well.
     pub on_unhealthy: Established,
-}
-
-/// What becomes of established connections when new ones would go elsewhere.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Established {
-    /// They stay.
-    Keep,
-    /// They are closed, spread over some seconds.
-    Close,
 }
 
 /// How connections are shared out among endpoints, each by its weight.

@@ -22,6 +22,7 @@ impl Display for Config {
         }
         f.write_str("upstreams:\n")?;
         self.upstreams.iter().try_for_each(|upstream| write_upstream(f, upstream))?;
+        writeln!(f, "on_route_change: {}", word(&ESTABLISHED, &self.on_route_change))?;
         write_limits(f, &self.limits)?;
         match self.dns.servers.as_slice() {
             [] => writeln!(f, "# dns: as in /etc/resolv.conf")?,
@@ -77,6 +78,10 @@ pub(super) fn write_route(f: &mut dyn Write, route: &Route, networks: &Networks,
     writeln!(f, "    idle_timeout: {}", Span(route.idle_timeout))?;
     writeln!(f, "    half_close_timeout: {}", Span(route.half_close_timeout))?;
     writeln!(f, "    allow_short_idle: {}", route.allow_short_idle)?;
+    match &route.on_route_change {
+        None => writeln!(f, "    # on_route_change: that of all routes")?,
+        Some(established) => writeln!(f, "    on_route_change: {}", word(&ESTABLISHED, established))?,
+    }
     write_route_limits(f, &route.limits)
 }
 

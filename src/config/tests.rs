@@ -133,7 +133,7 @@ fn keys_are_known_and_given_once() {
         (
             with_top("admin: { address: '127.0.0.1:9901' }"),
             &[
-                "admin: unknown key; known here: `listeners`, `routes`, `upstreams`, `limits`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`",
+                "admin: unknown key; known here: `listeners`, `routes`, `upstreams`, `on_route_change`, `limits`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`",
             ],
         ),
         (
@@ -143,13 +143,13 @@ fn keys_are_known_and_given_once() {
         (
             with_top("7: x"),
             &[
-                "7: unknown key; known here: `listeners`, `routes`, `upstreams`, `limits`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`",
+                "7: unknown key; known here: `listeners`, `routes`, `upstreams`, `on_route_change`, `limits`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`",
             ],
         ),
         (
             with_top("'a.b': x"),
             &[
-                r#"["a.b"]: unknown key; known here: `listeners`, `routes`, `upstreams`, `limits`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`"#,
+                r#"["a.b"]: unknown key; known here: `listeners`, `routes`, `upstreams`, `on_route_change`, `limits`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`"#,
             ],
         ),
         (
@@ -433,6 +433,11 @@ fn services_and_dns_servers_are_exact() {
             &["upstreams.u.on_removed: unknown value \"clos\"; did you mean `close`?"],
         ),
         (
+            with_route_key("on_route_change: cut"),
+            &["routes[0].on_route_change: unknown value \"cut\"; known here: `keep`, `close`"],
+        ),
+        (with_top("on_route_change: [keep]"), &["on_route_change: expected text, found a list"]),
+        (
             with_top("dns: { servers: [] }"),
             &["dns.servers: is an empty list: name one, or leave the key out for those of /etc/resolv.conf"],
         ),
@@ -690,6 +695,7 @@ fn defaults_are_those_of_the_design() {
     assert_eq!((upstream.balance, upstream.slow_start), (Balance::LeastConnections, Duration::from_secs(30)));
     assert_eq!(upstream.max_connecting.get(), 256);
     assert_eq!(upstream.on_removed, Established::Keep);
+    assert_eq!((config.on_route_change, config.routes[0].on_route_change), (Established::Keep, None));
     assert_eq!(config.dns, Dns { servers: Vec::new() });
     let address = EndpointAddress::Ip(([10, 0, 0, 7], 6443).into());
     assert_eq!(upstream.endpoints, [Endpoint { address, weight: 1, backup: false }]);
@@ -708,7 +714,7 @@ listeners:
   - { address: '0.0.0.0:443', reject: close, max_client_hello: 600B, allow: [10.0.0.0/8], deny: ['10.0.0.1'] }
 routes:
   - { no_server_name: true, upstream: b, listeners: [one], alpn: [h2, http/1.1], idle_timeout: 1m 30s }
-  - { server_names: ['*.A.example.', '*'], upstream: a, half_close_timeout: 1.5s }
+  - { server_names: ['*.A.example.', '*'], upstream: a, half_close_timeout: 1.5s, on_route_change: keep }
 upstreams:
   a: { endpoints: ['[2001:db8::1]:1', { address: 'Host.example.:2', weight: 256, backup: true }], user_timeout: 0 }
   b:
@@ -719,6 +725,7 @@ upstreams:
     slow_start: 0
     max_connecting: 9
     on_removed: close
+on_route_change: close
 dns: { servers: ['10.0.0.2:8600', 10.0.0.3, '[2001:db8::1]:53', '2001:db8::2'] }
 log: { format: text, level: debug, access: false }
 workers: 7
@@ -745,6 +752,8 @@ sandbox: require
     assert_eq!(backup.address, EndpointAddress::Service("_api._tcp.example.".into()));
     assert_eq!((backup.backup, consul.backup), (true, false));
     assert_eq!(config.upstreams[1].on_removed, Established::Close);
+    assert_eq!((wide.on_route_change, nameless.on_route_change), (Some(Established::Keep), None));
+    assert_eq!(config.on_route_change, Established::Close);
     let servers: Vec<String> = config.dns.servers.iter().map(SocketAddr::to_string).collect();
     assert_eq!(servers, ["10.0.0.2:8600", "10.0.0.3:53", "[2001:db8::1]:53", "[2001:db8::2]:53"]);
     assert_eq!(config.log, Log { format: LogFormat::Text, level: tracing::Level::DEBUG, access: false });
@@ -890,6 +899,8 @@ fn the_effective_configuration_parses_back_to_itself() {
     assert_prints_back(&with_top("dns: { servers: ['[::1]:8600', 10.0.0.2] }"));
     assert_prints_back(&with_top("dns: {}"));
     assert_prints_back(&with_top("user: nobody\nsandbox_ports: true"));
+    assert_prints_back(&with_top("on_route_change: close"));
+    assert_prints_back(&with_route_key("on_route_change: keep"));
     assert_prints_back(&with_top("user: '0:0'\nsandbox: off"));
 }
 

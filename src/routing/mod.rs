@@ -64,8 +64,19 @@ pub struct Route {
     pub half_close_timeout: Duration,
     /// Whether an `idle_timeout` below a minute is meant.
     pub allow_short_idle: bool,
+    /// What becomes of its connections when another configuration refuses them; without it, what is said for all routes.
+    pub on_route_change: Option<Established>,
     /// How many connections it takes, and how fast.
     pub limits: RouteLimits,
+}
+
+/// What becomes of established connections when new ones would go elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Established {
+    /// They stay.
+    Keep,
+    /// They are closed, spread over some seconds.
+    Close,
 }
 
 /// An upstream's place in the list of configured and of running upstreams.

@@ -36,6 +36,7 @@ pub(super) fn route(name: &str, names: &str) -> Draft {
             idle_timeout: Duration::from_secs(86_400),
             half_close_timeout: Duration::from_secs(60),
             allow_short_idle: false,
+            on_route_change: None,
             limits: RouteLimits::default(),
         },
     }
