@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -22,7 +23,7 @@ use crate::observe::live::{Live, LiveTable};
 use crate::outcome::{ClosedBy, Fault, Reason};
 use crate::relay::{End, Pipes, Relay, Scratch, close_gently, close_with_reset, send_then_close};
 use crate::routing::Decision;
-use crate::snapshot::Entrance;
+use crate::snapshot::{Entrance, Snapshot};
 use crate::upstream::{self, connect};
 use first_bytes::rest;
 use read_hello::read_hello;
@@ -30,6 +31,8 @@ use record::Record;
 
 /// What a worker lends its connections.
 pub struct Tools {
+    /// What is in force.
+    pub current: Arc<ArcSwap<Snapshot>>,
     /// The buffer that everything is read into.
     pub scratch: Scratch,
     /// Pipes for those that move bulk.
@@ -131,6 +134,10 @@ async fn admit(
         return Err(Refusal::final_word(Reason::SourceDenied, None));
     }
     let (hello, mut replay) = read_hello(client, listener, &tools.scratch, record.accepted(), early, place).await?;
+    // Whoever is not decided on yet is judged by what came into force meanwhile.
+    let renewed = entrance.renewed(&tools.current.load(), record.story());
+    let renewed = renewed.map_err(|reason| Refusal::final_word(reason, None))?;
+    let Entrance { listener, snapshot, .. } = renewed.as_ref().unwrap_or(entrance);
     let decision = listener.table.decide(&hello.server_name, &hello.alpn, source);
     record.heard(&hello, &replay, decision.route());
     let route = match decision {
@@ -147,6 +154,9 @@ async fn admit(
     // A hostile hello is large, and the connect may take its time.
     drop(hello);
     record.story().decide(&route);
+    if !Arc::ptr_eq(&tools.current.load(), snapshot) && tools.current.load().revokes(record.story()) {
+        return Err(Refusal::close(Reason::RouteChanged));
+    }
     snapshot.limits.admit(record.permits(), &route, source).map_err(Refusal::close)?;
     place.decided(replay.len()).map_err(Refusal::close)?;
 

@@ -12,6 +12,7 @@
 //!     listener       socket options, accept loop
 //!     drain          the stages of a process that was told to stop
 //!     crew           the workers as they see each other; hand-over
+//!     revocation     deciding again on live connections
 //!     power          user, capabilities, files, system calls: what a running process gives up
 //!  4  snapshot       what is in force
 //!     connection     the story: one connection from accept to outcome
@@ -45,6 +46,7 @@ pub mod power;
 pub mod proxy_protocol;
 pub mod relay;
 pub mod reload;
+pub mod revocation;
 pub mod routing;
 pub mod server;
 pub mod server_name;

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -97,8 +96,6 @@ fn socket(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
 
 /// Where a worker's clients begin, whether it accepted them or another did.
 pub struct Reception {
-    /// What is in force.
-    pub current: Arc<ArcSwap<Snapshot>>,
     /// The workers.
     pub crew: Crew,
     /// What all workers share of connections.
@@ -203,7 +200,7 @@ pub async fn accept(
 
 /// Where clients come in by this door: as is in force, or was before its listener went.
 async fn entrance(door: Door, reception: &Reception, closing: &mut Closing) -> Option<Entrance> {
-    match reception.current.load_full().entrance(door) {
+    match reception.tools.current.load_full().entrance(door) {
         None => closed(closing).await.entrance(door),
         entrance => entrance,
     }

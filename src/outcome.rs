@@ -184,6 +184,8 @@ reasons! {
     EndpointRemoved = "endpoint_removed" by None,
     /// The endpoint's probes failed, and `on_unhealthy` says that its connections close then.
     EndpointUnhealthy = "endpoint_unhealthy" by Upstream,
+    /// Another configuration refuses the connection, and `on_route_change` says that it closes then.
+    RouteChanged = "route_changed" by None,
     /// snigate is stopping.
     Drained = "drained" by None,
     /// A defect of ours, or a shortage: no descriptor or memory for the upstream's socket.

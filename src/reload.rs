@@ -90,7 +90,7 @@ impl InForce {
     ) -> Result<(Self, Vec<Keeper>), CannotBind> {
         config.listeners.iter().try_for_each(|listener| listener::probe(listener).map_err(cannot_bind(listener)))?;
         let limits = Arc::new(Limits::new(config, &plan));
-        let nothing = Snapshot::new([], Vec::new(), Arc::clone(&limits));
+        let nothing = Snapshot::new(config, [], Vec::new(), Arc::clone(&limits));
         let mut in_force = Self {
             config: config.clone(),
             plan,
@@ -187,9 +187,9 @@ impl InForce {
             bound.name = Arc::clone(&listener.name);
             self.bound.push(bound);
         }
-        let listeners = self.bound.iter().zip(&self.config.listeners);
         let snapshot = Snapshot::new(
-            listeners.map(|(bound, listener)| (bound.door, listener.clone())),
+            &self.config,
+            self.bound.iter().map(|bound| bound.door),
             self.upstreams.iter().map(|running| Arc::clone(running.upstream())).collect(),
             Arc::clone(&self.limits),
         );
@@ -199,6 +199,9 @@ impl InForce {
                 // A worker that is gone has told why, and the others accept.
                 let _ = worker.send(Order::Open(Opening { door, socket, closing: closing.clone() }));
             }
+        }
+        for worker in &self.workers {
+            let _ = worker.send(Order::DecideAgain);
         }
         for gone in before {
             gone.closing.send_replace(Some(Arc::clone(&last)));

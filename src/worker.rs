@@ -26,6 +26,7 @@ use crate::observe::ids::Ids;
 use crate::observe::live::{LiveTable, TICK};
 use crate::outcome::Reason;
 use crate::relay::{Pipes, Scratch};
+use crate::revocation::Revocation;
 use crate::snapshot::{Door, Snapshot};
 
 /// How long stopping waits for connections to close by themselves once they are told to.
@@ -56,6 +57,8 @@ pub struct Equipment {
 pub enum Order {
     /// Accept from this socket, too.
     Open(Opening),
+    /// Decide on every connection again: another configuration is in force.
+    DecideAgain,
 }
 
 /// A socket to accept from.
@@ -93,13 +96,14 @@ fn prepare(equipment: Equipment) -> io::Result<Prepared> {
     let (crew, inbox) = equipment.crew;
     let share = equipment.share;
     let tools = Tools {
+        current: equipment.current,
         scratch: Scratch::new(),
         pipes: Pipes::new(share.pipes, share.relay_memory),
         live: Rc::new(LiveTable::new(equipment.ids, crew.counter())),
         undecided: Rc::new(Undecided::new(&share)),
         log: equipment.log,
     };
-    let reception = Reception { current: equipment.current, crew, seats: equipment.seats, tools: Rc::new(tools) };
+    let reception = Reception { crew, seats: equipment.seats, tools: Rc::new(tools) };
     Ok((runtime, equipment.orders, Rc::new(reception), inbox))
 }
 
@@ -109,6 +113,7 @@ async fn work(mut orders: UnboundedReceiver<Order>, reception: Rc<Reception>, in
     receiving.spawn_local(adopt(inbox, Rc::clone(&reception), stages.clone()));
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut revocation = Revocation::new(Rc::clone(live), Arc::clone(&reception.tools.current));
     loop {
         tokio::select! {
             _ = tick.tick() => live.sweep(),
@@ -118,7 +123,9 @@ async fn work(mut orders: UnboundedReceiver<Order>, reception: Rc<Reception>, in
                         receiving.spawn_local(accepting);
                     }
                 }
+                Order::DecideAgain => revocation.begin(),
             },
+            () = revocation.proceed() => {}
             // What is closed is done with.
             Some(_) = receiving.join_next() => {}
             () = over(&mut stages) => break,

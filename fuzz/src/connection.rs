@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use snigate::config::{Config, Listener, LogFormat};
 use snigate::connection::{Tools, serve};
 use snigate::hello::{HelloError, HelloReader};
@@ -179,7 +180,8 @@ impl World {
         let running = config.upstreams.iter().map(|upstream| Keeper::of(upstream, RouteNames::default()).0);
         let plan = Plan::of(&config, 1 << 16).unwrap();
         let snapshot = Arc::new(Snapshot::new(
-            [(Door(0), config.listeners[0].clone())],
+            &config,
+            [Door(0)],
             running.map(|running| Arc::clone(running.upstream())).collect(),
             Arc::new(Limits::new(&config, &plan)),
         ));
@@ -190,6 +192,7 @@ impl World {
 
     fn tools(&self) -> Rc<Tools> {
         Rc::new(Tools {
+            current: Arc::new(ArcSwap::new(Arc::clone(&self.entrance.snapshot))),
             scratch: Scratch::new(),
             pipes: Pipes::new(self.plan.share().pipes, self.plan.share().relay_memory),
             live: Rc::new(LiveTable::default()),

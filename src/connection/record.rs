@@ -171,6 +171,7 @@ mod tests {
     use crate::observe::live::LiveTable;
     use crate::relay::{Pipes, Scratch};
     use crate::snapshot::tests::{config, entrance};
+    use arc_swap::ArcSwap;
     use std::net::IpAddr;
     use tokio::runtime::{Builder, LocalOptions};
 
@@ -187,6 +188,7 @@ mod tests {
 
     fn tools(memory: &Memory) -> Rc<Tools> {
         Rc::new(Tools {
+            current: Arc::new(ArcSwap::new(entrance().snapshot)),
             scratch: Scratch::new(),
             pipes: Pipes::new(0, 0),
             live: Rc::new(LiveTable::default()),

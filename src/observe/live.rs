@@ -16,7 +16,7 @@ use std::time::Duration;
 use super::notice::Notice;
 use super::story::Story;
 use crate::outcome::{Reason, Side};
-pub use table::{LiveEntry, LiveTable};
+pub use table::{LiveEntry, LiveTable, SLICE};
 
 /// How often [`LiveTable::sweep`] is to be called; timeouts are kept to this precision.
 pub const TICK: Duration = Duration::from_secs(1);
@@ -51,6 +51,8 @@ pub struct Live {
     pace: Cell<Pace>,
     stop: Cell<Option<Reason>>,
     waker: Cell<Option<Waker>>,
+    /// It closes at its moment, unless it is spared before.
+    revoked: Cell<bool>,
     notice: OnceCell<Arc<Notice>>,
     story: Box<Story>,
 }
@@ -141,6 +143,16 @@ impl Live {
     /// Ticks since the last byte.
     fn silence(&self) -> u32 {
         self.clock.get().saturating_sub(self.last_byte.get())
+    }
+
+    /// Notes whether the configuration in force has it close.
+    pub fn revoke(&self, revoked: bool) {
+        self.revoked.set(revoked);
+    }
+
+    /// Whether it has it close.
+    pub fn is_revoked(&self) -> bool {
+        self.revoked.get()
     }
 
     /// Tells the connection to end for a reason of ours; the first reason stands.

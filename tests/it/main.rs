@@ -40,6 +40,7 @@ mod proxy_protocol;
 mod refusals;
 mod reload;
 mod resets;
+mod revocation;
 mod soak;
 mod spreading;
 mod stopping;

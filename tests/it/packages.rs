@@ -35,6 +35,7 @@ const LAYERS: &[&str] = &[
     "snapshot",
     "relay",
     "connection",
+    "revocation",
     "crew",
     "drain",
     "listener",

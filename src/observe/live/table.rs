@@ -13,6 +13,9 @@ use crate::observe::ids::Ids;
 use crate::observe::story::{Doorplate, Story};
 use crate::outcome::{Phase, Reason};
 
+/// Places of the table that are visited in one turn, at most, so that no connection waits for long.
+pub const SLICE: usize = 256;
+
 /// The live connections of one worker.
 #[derive(Debug, Default)]
 pub struct LiveTable {
@@ -45,6 +48,7 @@ impl LiveTable {
             pace: Cell::new(Pace::New),
             stop: Cell::new(self.stop.get()),
             waker: Cell::new(None),
+            revoked: Cell::new(false),
             notice: OnceCell::new(),
             story: Box::new(Story::begin(self.ids.next(), source, plate, phase)),
         });
@@ -67,6 +71,20 @@ impl LiveTable {
         for (_, live) in &*self.entries.borrow() {
             live.stop(reason);
         }
+    }
+
+    /// Shows the connections in the next [`SLICE`] of the [`LiveTable::places`] from this one on. Returns the place to go on
+    /// at, which after the last is the first.
+    pub fn visit(&self, from: usize, mut see: impl FnMut(&Rc<Live>)) -> usize {
+        let entries = self.entries.borrow();
+        let end = entries.capacity().min(from.saturating_add(SLICE));
+        (from..end).filter_map(|place| entries.get(place)).for_each(&mut see);
+        if end < entries.capacity() { end } else { 0 }
+    }
+
+    /// Places that there are, those without a connection included. They never become fewer.
+    pub fn places(&self) -> usize {
+        self.entries.borrow().capacity()
     }
 
     /// Connections open now.
