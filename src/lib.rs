@@ -11,6 +11,7 @@
 //!     worker         one thread, one single-threaded runtime, its listeners and its connections
 //!     listener       socket options, accept loop
 //!     drain          the stages of a process that was told to stop
+//!     upgrade        listening sockets from one process to the next
 //!     crew           the workers as they see each other; hand-over
 //!     revocation     deciding again on live connections
 //!     power          user, capabilities, files, system calls: what a running process gives up
@@ -51,5 +52,6 @@ pub mod routing;
 pub mod server;
 pub mod server_name;
 pub mod snapshot;
+pub mod upgrade;
 pub mod upstream;
 pub mod worker;

@@ -38,6 +38,7 @@ const LAYERS: &[&str] = &[
     "revocation",
     "crew",
     "drain",
+    "upgrade",
     "listener",
     "worker",
     "reload",
