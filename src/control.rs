@@ -15,6 +15,7 @@ use crate::drain::{Stages, over};
 use crate::reload::{CannotBind, Changed, InForce};
 use crate::upstream::Keeper;
 use crate::upstream::names::Names;
+use crate::watchdog::Watched;
 
 /// What the control thread is to do.
 #[derive(Debug)]
@@ -37,6 +38,7 @@ pub fn start(
     keepers: Vec<Keeper>,
     dns: &config::Dns,
     orders: UnboundedReceiver<Order>,
+    watched: Watched,
     stages: Stages,
 ) -> io::Result<JoinHandle<()>> {
     let (started, start) = mpsc::sync_channel(1);
@@ -45,6 +47,7 @@ pub fn start(
         match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => {
                 let _ = started.send(Ok(()));
+                runtime.spawn_local(watched.answer());
                 runtime.block_on(control(in_force, keepers, names, orders, stages));
                 // Does not wait for what nobody waits for any more.
                 runtime.shutdown_background();

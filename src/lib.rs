@@ -14,6 +14,8 @@
 //!     upgrade        listening sockets from one process to the next
 //!     crew           the workers as they see each other; hand-over
 //!     revocation     deciding again on live connections
+//!     watchdog       whether every thread gets to its work
+//!     supervisor     the service manager that started the process
 //!     power          user, capabilities, files, system calls: what a running process gives up
 //!  4  snapshot       what is in force
 //!     connection     the story: one connection from accept to outcome
@@ -52,6 +54,8 @@ pub mod routing;
 pub mod server;
 pub mod server_name;
 pub mod snapshot;
+pub mod supervisor;
 pub mod upgrade;
 pub mod upstream;
+pub mod watchdog;
 pub mod worker;

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
@@ -17,6 +18,7 @@ use crate::limits::{DoesNotFit, Plan, Seats};
 use crate::observe::access_log::AccessLog;
 use crate::observe::ids::Ids;
 use crate::reload::{CannotBind, Changed, InForce};
+use crate::watchdog::Watchdog;
 use crate::worker::{self, Equipment};
 
 /// A running gate.
@@ -28,6 +30,8 @@ pub struct Server {
     threads: Vec<JoinHandle<()>>,
     /// The threads run for as long as it is there.
     stage: watch::Sender<Stage>,
+    /// Until it is started.
+    watchdog: Option<Watchdog>,
     log: AccessLog,
 }
 
@@ -68,9 +72,10 @@ impl Server {
         let current = Arc::clone(in_force.current());
         let (orders, control) = unbounded_channel();
         let addresses = in_force.addresses();
-        let mut server =
-            Self { addresses, plan, orders, threads: Vec::new(), stage: watch::Sender::new(Stage::Open), log };
-        server.threads.push(control::start(in_force, keepers, &config.dns, control, server.stage.subscribe())?);
+        let (stage, mut watchdog) = (watch::Sender::new(Stage::Open), Watchdog::default());
+        let mut server = Self { addresses, plan, orders, threads: Vec::new(), stage, watchdog: None, log };
+        let (watched, stages) = (watchdog.watch("control"), server.stage.subscribe());
+        server.threads.push(control::start(in_force, keepers, &config.dns, control, watched, stages)?);
         let seats = Seats::of(server.plan.connections());
         let crews = Crew::of(config.workers.get());
         for (number, (orders, crew)) in received.into_iter().zip(crews).enumerate() {
@@ -82,9 +87,11 @@ impl Server {
                 seats: Arc::clone(&seats),
                 log: server.log.clone(),
                 ids: Ids::of_worker(number),
+                watched: watchdog.watch(format!("worker-{number}")),
             };
             server.threads.push(worker::start(number, equipment, server.stage.subscribe())?);
         }
+        server.watchdog = Some(watchdog);
         Ok(server)
     }
 
@@ -112,6 +119,14 @@ impl Server {
         let order = Order::Reload { config: Box::new(config), done };
         self.orders.send(order).map_err(|_| ReloadError::Stopping)?;
         Ok(changed.await.map_err(|_| ReloadError::Stopping)??)
+    }
+
+    /// From now on, does `tell` at least once in each `interval` for as long as every thread gets to its work.
+    ///
+    /// # Errors
+    /// When there is no thread for it to be had.
+    pub fn watch(&mut self, interval: Duration, tell: impl Fn() + Send + 'static) -> io::Result<()> {
+        self.watchdog.take().map_or(Ok(()), |watchdog| watchdog.start(interval, tell))
     }
 
     /// Stops accepting, ends what is open with the reason `drained`, and returns when all of it is closed and logged.

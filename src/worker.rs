@@ -28,6 +28,7 @@ use crate::outcome::Reason;
 use crate::relay::{Pipes, Scratch};
 use crate::revocation::Revocation;
 use crate::snapshot::{Door, Snapshot};
+use crate::watchdog::Watched;
 
 /// How long stopping waits for connections to close by themselves once they are told to.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
@@ -50,6 +51,8 @@ pub struct Equipment {
     pub log: AccessLog,
     /// Names its connections.
     pub ids: Ids,
+    /// Where it shows that it gets to its work.
+    pub watched: Watched,
 }
 
 /// What a worker is to do.
@@ -93,6 +96,7 @@ type Prepared = (LocalRuntime, UnboundedReceiver<Order>, Rc<Reception>, Inbox);
 
 fn prepare(equipment: Equipment) -> io::Result<Prepared> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    runtime.spawn_local(equipment.watched.answer());
     let (crew, inbox) = equipment.crew;
     let share = equipment.share;
     let tools = Tools {
@@ -179,6 +183,7 @@ mod tests {
     use crate::limits::Plan;
     use crate::observe::lines::tests::Memory;
     use crate::snapshot::tests::{config, entrance, snapshot};
+    use crate::watchdog::Watchdog;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
     use std::os::fd::OwnedFd;
     use tokio::sync::mpsc::unbounded_channel;
@@ -198,6 +203,7 @@ mod tests {
             seats: Seats::of(plan.connections()),
             log: AccessLog::new(LogFormat::Json, memory.clone()).unwrap(),
             ids: Ids::of_worker(0),
+            watched: Watchdog::default().watch("worker-0"),
         };
         (equipment, other)
     }

@@ -29,6 +29,8 @@ const LAYERS: &[&str] = &[
     "routing",
     "config",
     "power",
+    "supervisor",
+    "watchdog",
     "observe",
     "limits",
     "upstream",
