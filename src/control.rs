@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 
 use crate::config::{self, Config};
 use crate::drain::{Stages, over};
+use crate::given::Held;
 use crate::reload::{CannotBind, Changed, InForce};
 use crate::upstream::Keeper;
 use crate::upstream::names::Names;
@@ -27,6 +28,8 @@ pub enum Order {
         /// Hears what came of it.
         done: oneshot::Sender<Result<Changed, CannotBind>>,
     },
+    /// Say which sockets every listener has.
+    Sockets(oneshot::Sender<Vec<Held>>),
 }
 
 /// Starts the thread. It ends with the process.
@@ -76,15 +79,18 @@ async fn control(
     keep(keepers, &mut keeping);
     loop {
         tokio::select! {
-            Some(Order::Reload { config, done }) = orders.recv() => {
-                names.ask(&config.dns);
-                let changed = in_force.change(*config).await.map(|(changed, keepers)| {
-                    keep(keepers, &mut keeping);
-                    changed
-                });
-                // Who gave the order may have gone.
-                let _ = done.send(changed);
-            }
+            // Who gave an order may have gone when it is done.
+            Some(order) = orders.recv() => match order {
+                Order::Reload { config, done } => {
+                    names.ask(&config.dns);
+                    let changed = in_force.change(*config).await.map(|(changed, keepers)| {
+                        keep(keepers, &mut keeping);
+                        changed
+                    });
+                    let _ = done.send(changed);
+                }
+                Order::Sockets(done) => drop(done.send(in_force.sockets())),
+            },
             Some(ended) = keeping.join_next() => {
                 if ended.is_err() {
                     tracing::error!("an upstream is not kept up to date any more");

@@ -12,6 +12,7 @@
 //!     listener       socket options, accept loop
 //!     drain          the stages of a process that was told to stop
 //!     upgrade        listening sockets from one process to the next
+//!     given          listening sockets that others have bound
 //!     crew           the workers as they see each other; hand-over
 //!     revocation     deciding again on live connections
 //!     watchdog       whether every thread gets to its work
@@ -40,6 +41,7 @@ pub mod connection;
 pub mod control;
 pub mod crew;
 pub mod drain;
+pub mod given;
 pub mod hello;
 pub mod limits;
 pub mod listener;

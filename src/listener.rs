@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -88,10 +88,23 @@ fn socket(address: SocketAddr, v6_only: bool) -> io::Result<Socket> {
     if address.is_ipv6() {
         socket.set_only_v6(v6_only)?;
     }
+    set_what_is_inherited(&socket)?;
+    Ok(socket)
+}
+
+fn set_what_is_inherited(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     let (idle, interval, retries) = KEEPALIVE;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries))?;
-    Ok(socket)
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval).with_retries(retries))
+}
+
+/// Makes a socket that somebody else bound like ours. (Who waits in it already has what it had.)
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn adopt(socket: &std::net::TcpListener) -> io::Result<()> {
+    socket.set_nonblocking(true)?;
+    set_what_is_inherited(&SockRef::from(socket))
 }
 
 /// Where a worker's clients begin, whether it accepted them or another did.
@@ -238,7 +251,6 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use socket2::SockRef;
 
     #[test]
     fn accepted_sockets_inherit_what_the_listener_has() {
@@ -247,18 +259,23 @@ mod tests {
             routes: [{ server_names: [a.test], upstream: up }]
             upstreams: { up: { endpoints: ['127.0.0.1:1'] } }";
         let config = config::Config::parse(yaml).unwrap();
-        let (address, group) = bind(&config.listeners[0], 1).unwrap();
-        let _client = std::net::TcpStream::connect(address).unwrap();
-        group[0].set_nonblocking(false).unwrap();
-        let (accepted, _) = group[0].accept().unwrap();
-        for socket in [SockRef::from(&group[0]), SockRef::from(&accepted)] {
-            assert!(socket.tcp_nodelay().unwrap());
-            assert!(socket.keepalive().unwrap());
-            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
-            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
-            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 6);
-            // It would throw away what is queued for a client that does not read.
-            assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+        let own = bind(&config.listeners[0], 1).unwrap().1.remove(0);
+        let given = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        adopt(&given).unwrap();
+        for listener in [own, given] {
+            assert!(SockRef::from(&listener).nonblocking().unwrap());
+            let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            listener.set_nonblocking(false).unwrap();
+            let (accepted, _) = listener.accept().unwrap();
+            for socket in [SockRef::from(&listener), SockRef::from(&accepted)] {
+                assert!(socket.tcp_nodelay().unwrap());
+                assert!(socket.keepalive().unwrap());
+                assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(60));
+                assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(10));
+                assert_eq!(socket.tcp_keepalive_retries().unwrap(), 6);
+                // It would throw away what is queued for a client that does not read.
+                assert_eq!(socket.tcp_user_timeout().unwrap(), None);
+            }
         }
     }
 

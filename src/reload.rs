@@ -3,13 +3,15 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::watch;
 
 use crate::config::{self, Config, Difference, ListenAddress};
+use crate::given::{Given, Held, Listening};
 use crate::limits::{Limits, Plan};
 use crate::listener;
 use crate::routing::UpstreamId;
@@ -64,10 +66,18 @@ struct Bound {
     door: Door,
     address: SocketAddr,
     closing: watch::Sender<Option<Arc<Snapshot>>>,
+    /// For as long as workers accept from them.
+    copies: Vec<Weak<OwnedFd>>,
+    by_service_manager: bool,
 }
 
-/// The address that a listener really has, and its sockets.
-type NewlyBound = (SocketAddr, Vec<TcpListener>);
+/// A listener's sockets that no worker has yet.
+struct NewlyBound {
+    /// The address that it really has.
+    address: SocketAddr,
+    sockets: Vec<(TcpListener, Arc<OwnedFd>)>,
+    by_service_manager: bool,
+}
 
 /// What a change came to.
 #[derive(Debug)]
@@ -79,7 +89,8 @@ pub struct Changed {
 }
 
 impl InForce {
-    /// Binds every listener for each of these workers, and makes the upstreams, each with what keeps it up to date.
+    /// Binds every listener that was not given sockets, for each of these workers, and makes the upstreams, each with what
+    /// keeps it up to date.
     ///
     /// # Errors
     /// When an address cannot be bound; nothing is bound then.
@@ -87,8 +98,8 @@ impl InForce {
         config: &Config,
         plan: Plan,
         workers: Vec<UnboundedSender<Order>>,
+        given: Given,
     ) -> Result<(Self, Vec<Keeper>), CannotBind> {
-        config.listeners.iter().try_for_each(|listener| listener::probe(listener).map_err(cannot_bind(listener)))?;
         let limits = Arc::new(Limits::new(config, &plan));
         let nothing = Snapshot::new(config, [], Vec::new(), Arc::clone(&limits));
         let mut in_force = Self {
@@ -101,7 +112,7 @@ impl InForce {
             workers,
             next_door: 0,
         };
-        let new = in_force.bind(config)?;
+        let new = in_force.bind(config, given)?;
         let begun = config.upstreams.iter().enumerate();
         let (upstreams, keepers) =
             begun.map(|(place, upstream)| Keeper::of(upstream, route_names(config, place))).unzip();
@@ -128,7 +139,7 @@ impl InForce {
     pub async fn change(&mut self, mut config: Config) -> Result<(Changed, Vec<Keeper>), CannotBind> {
         let difference = Difference::between(&self.config, &config);
         config.keep_what_needs_a_restart(&self.config);
-        let new = self.bind(&config)?;
+        let new = self.bind(&config, Given::default())?;
         let mut before = std::mem::take(&mut self.upstreams);
         let mut keepers = Vec::new();
         for (place, upstream) in config.upstreams.iter().enumerate() {
@@ -152,20 +163,30 @@ impl InForce {
         Ok((Changed { difference, addresses: self.addresses() }, keepers))
     }
 
-    /// The sockets of each configured listener that has none yet, one for each worker.
-    fn bind(&self, config: &Config) -> Result<Vec<Option<NewlyBound>>, CannotBind> {
-        let bind = |listener: &config::Listener| {
-            if self.bound.iter().any(|bound| bound.is_for(listener)) {
-                return Ok(None);
-            }
+    /// The sockets of every listener from which somebody accepts.
+    pub fn sockets(&self) -> Vec<Held> {
+        let copies = |bound: &Bound| bound.copies.iter().filter_map(Weak::upgrade).collect();
+        let listeners = self.config.listeners.iter().zip(&self.bound);
+        listeners.map(|(listener, bound)| (Listening::of(listener), copies(bound))).collect()
+    }
+
+    /// The sockets of each configured listener that has none yet: those it was given, or one for each worker.
+    fn bind(&self, config: &Config, mut given: Given) -> Result<Vec<Option<NewlyBound>>, CannotBind> {
+        let has = |listener: &config::Listener| self.bound.iter().any(|bound| bound.is_for(listener));
+        let is_new = config.listeners.iter().map(|listener| (!has(listener)).then_some(listener));
+        let wanted: Vec<_> = is_new.map(|new| new.map(|listener| (listener, given.take_for(listener)))).collect();
+        // All of them first: nothing is to be bound in vain.
+        for (listener, (sockets, _)) in wanted.iter().flatten() {
             let port = listener.address.socket_addr().port();
             // Where a listener of ours still has the port, nobody else can have it.
-            if !self.bound.iter().any(|bound| bound.address.port() == port) {
+            if sockets.is_empty() && !self.bound.iter().any(|bound| bound.address.port() == port) {
                 listener::probe(listener).map_err(cannot_bind(listener))?;
             }
-            listener::bind(listener, self.workers.len()).map(Some).map_err(cannot_bind(listener))
+        }
+        let bind = |(listener, (sockets, by_service_manager))| {
+            NewlyBound::of(listener, sockets, by_service_manager, self.workers.len()).map_err(cannot_bind(listener))
         };
-        config.listeners.iter().map(bind).collect()
+        wanted.into_iter().map(|wanted| wanted.map(bind).transpose()).collect()
     }
 
     /// Puts what is configured now in force: opens the doors that are `new`, and closes those that nobody has any more.
@@ -177,10 +198,10 @@ impl InForce {
             let mut bound = match (known, new) {
                 (Some(known), _) => known,
                 (None, new) => {
-                    let (address, sockets) = new.unwrap_or((listener.address.socket_addr(), Vec::new()));
-                    let bound = Bound::new(listener, Door(self.next_door), address);
+                    let new = new.unwrap_or_else(|| NewlyBound::nothing(listener));
+                    let bound = Bound::new(listener, Door(self.next_door), &new);
                     self.next_door += 1;
-                    openings.push((bound.door, bound.closing.subscribe(), sockets));
+                    openings.push((bound.door, bound.closing.subscribe(), new.sockets));
                     bound
                 }
             };
@@ -195,30 +216,71 @@ impl InForce {
         );
         let last = self.current.swap(Arc::new(snapshot));
         for (door, closing, sockets) in openings {
-            for (worker, socket) in self.workers.iter().zip(sockets) {
+            // Those that were given may be one alone for each listener: not all of them to the same worker.
+            let workers = self.workers.iter().cycle().skip(door.0 % self.workers.len());
+            for (worker, (socket, copy)) in workers.zip(sockets) {
                 // A worker that is gone has told why, and the others accept.
-                let _ = worker.send(Order::Open(Opening { door, socket, closing: closing.clone() }));
+                let _ = worker.send(Order::Open(Opening { door, socket, copy, closing: closing.clone() }));
             }
         }
         for worker in &self.workers {
             let _ = worker.send(Order::DecideAgain);
         }
         for gone in before {
+            if gone.by_service_manager {
+                let (listener, address) = (&gone.name, gone.address);
+                tracing::warn!(%listener, %address, "the service manager still listens there: stop its socket too");
+            }
             gone.closing.send_replace(Some(Arc::clone(&last)));
         }
     }
 }
 
 impl Bound {
-    fn new(listener: &config::Listener, door: Door, address: SocketAddr) -> Self {
-        let wanted = (listener.address, listener.v6_only);
-        Self { name: Arc::clone(&listener.name), wanted, door, address, closing: watch::Sender::new(None) }
+    fn new(listener: &config::Listener, door: Door, new: &NewlyBound) -> Self {
+        Self {
+            name: Arc::clone(&listener.name),
+            wanted: (listener.address, listener.v6_only),
+            door,
+            address: new.address,
+            closing: watch::Sender::new(None),
+            copies: new.sockets.iter().map(|(_, copy)| Arc::downgrade(copy)).collect(),
+            by_service_manager: new.by_service_manager,
+        }
     }
 
     /// Whether these are the sockets that the listener wants. With port 0 any will do, so that the name decides.
     fn is_for(&self, listener: &config::Listener) -> bool {
         let any_port = listener.address.socket_addr().port() == 0;
         self.wanted == (listener.address, listener.v6_only) && (!any_port || self.name == listener.name)
+    }
+}
+
+impl NewlyBound {
+    /// With the sockets that were given, or if there are none, one of its own for each worker.
+    fn of(
+        listener: &config::Listener,
+        given: Vec<TcpListener>,
+        by_service_manager: bool,
+        workers: usize,
+    ) -> io::Result<Self> {
+        let (address, sockets) = match given.first() {
+            None => listener::bind(listener, workers)?,
+            Some(first) => {
+                given.iter().try_for_each(listener::adopt)?;
+                (first.local_addr()?, given)
+            }
+        };
+        let with_copy = |socket: TcpListener| {
+            let copy = socket.as_fd().try_clone_to_owned()?;
+            Ok((socket, Arc::new(copy)))
+        };
+        let sockets = sockets.into_iter().map(with_copy).collect::<io::Result<_>>()?;
+        Ok(Self { address, sockets, by_service_manager })
+    }
+
+    fn nothing(listener: &config::Listener) -> Self {
+        Self { address: listener.address.socket_addr(), sockets: Vec::new(), by_service_manager: false }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::control::{self, Order};
 use crate::crew::Crew;
 use crate::drain::{Stage, Stages};
+use crate::given::{Given, Held, UnfitSocket};
 use crate::limits::{DoesNotFit, Plan, Seats};
 use crate::observe::access_log::AccessLog;
 use crate::observe::ids::Ids;
@@ -44,6 +45,9 @@ pub enum StartError {
     /// There is no room for so many connections.
     #[error(transparent)]
     DoesNotFit(#[from] DoesNotFit),
+    /// A socket that was given is of no use.
+    #[error(transparent)]
+    Given(#[from] UnfitSocket),
     /// A thread or its runtime cannot be made.
     #[error("cannot start a thread")]
     Worker(#[from] io::Error),
@@ -66,9 +70,18 @@ impl Server {
     /// # Errors
     /// When there is no room for the connections, an address cannot be bound, or a worker cannot start; nothing runs then.
     pub fn start(config: &Config, log: AccessLog) -> Result<Self, StartError> {
+        Self::start_with(Given::default(), config, log)
+    }
+
+    /// [`Server::start`], except that listeners with sockets in `given` accept from these.
+    ///
+    /// # Errors
+    /// Also when one of the service manager's sockets is of no use.
+    pub fn start_with(given: Given, config: &Config, log: AccessLog) -> Result<Self, StartError> {
+        given.check(config)?;
         let plan = Plan::of(config, getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))?;
         let (workers, received): (Vec<_>, Vec<_>) = (0..config.workers.get()).map(|_| unbounded_channel()).unzip();
-        let (in_force, keepers) = InForce::start(config, plan.clone(), workers)?;
+        let (in_force, keepers) = InForce::start(config, plan.clone(), workers, given)?;
         let current = Arc::clone(in_force.current());
         let (orders, control) = unbounded_channel();
         let addresses = in_force.addresses();
@@ -127,6 +140,17 @@ impl Server {
     /// When there is no thread for it to be had.
     pub fn watch(&mut self, interval: Duration, tell: impl Fn() + Send + 'static) -> io::Result<()> {
         self.watchdog.take().map_or(Ok(()), |watchdog| watchdog.start(interval, tell))
+    }
+
+    /// Asks for the sockets of every listener, from any thread that may wait for the answer; there are none when it stops.
+    pub fn sockets(&self) -> impl Fn() -> Vec<Held> + Send + 'static + use<> {
+        let orders = self.orders.clone();
+        move || {
+            let (done, sockets) = oneshot::channel();
+            // Without a control thread the answer fails to come.
+            let _ = orders.send(Order::Sockets(done));
+            sockets.blocking_recv().unwrap_or_default()
+        }
     }
 
     /// Stops accepting, ends what is open with the reason `drained`, and returns when all of it is closed and logged.

@@ -4,6 +4,7 @@
 //! threads.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
@@ -71,6 +72,8 @@ pub struct Opening {
     pub door: Door,
     /// The socket, which listens and does not block.
     pub socket: std::net::TcpListener,
+    /// A copy of its descriptor, which is there for others for as long as somebody accepts.
+    pub copy: Arc<OwnedFd>,
     /// Says when it is to close.
     pub closing: Closing,
 }
@@ -148,12 +151,19 @@ async fn work(mut orders: UnboundedReceiver<Order>, reception: Rc<Reception>, in
 
 /// What accepts from the socket.
 fn open(
-    Opening { door, socket, closing }: Opening,
+    Opening { door, socket, copy, closing }: Opening,
     reception: &Rc<Reception>,
     stages: &Stages,
 ) -> Option<impl Future<Output = ()> + use<>> {
     match TcpListener::from_std(socket) {
-        Ok(socket) => Some(listener::accept(socket, door, Rc::clone(reception), closing, stages.clone())),
+        Ok(socket) => {
+            let accepting = listener::accept(socket, door, Rc::clone(reception), closing, stages.clone());
+            Some(async move {
+                accepting.await;
+                // With it the last of this process's descriptors for the socket.
+                drop(copy);
+            })
+        }
         Err(error) => {
             tracing::error!(%error, "cannot accept from a socket of a listener");
             None

@@ -18,8 +18,8 @@ const PIPES_SHARE: usize = 8;
 const RESERVE: usize = 64;
 /// What the runtime of a worker has open.
 const RESERVE_WORKER: usize = 8;
-/// A worker's socket of a listener, a client accepted and not yet served, and a spare for when there is none.
-const RESERVE_SOCKET: usize = 3;
+/// A worker's socket of a listener and its copy, a client accepted and not yet served, and a spare for when there is none.
+const RESERVE_SOCKET: usize = 4;
 /// A probe of an endpoint, and a look-up of its name.
 const RESERVE_ENDPOINT: usize = 2;
 
@@ -166,9 +166,9 @@ mod tests {
 
     #[test]
     fn connections_are_what_open_files_have_room_for() {
-        // 2 workers × 128 pipes × 2, and a reserve of 64 + 2 × (8 + 3) + 2.
+        // 2 workers × 128 pipes × 2, and a reserve of 64 + 2 × (8 + 4) + 2.
         for (open_files, connections) in
-            [(1024, (1024 - 128 - 88) / 2), (20_000, (20_000 - 512 - 88) / 2), (100_000, 20_000), (u64::MAX, 20_000)]
+            [(1024, (1024 - 128 - 90) / 2), (20_000, (20_000 - 512 - 90) / 2), (100_000, 20_000), (u64::MAX, 20_000)]
         {
             assert_eq!(Plan::of(&config(""), open_files).unwrap().connections(), connections, "{open_files}");
         }
@@ -178,14 +178,14 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_is_refused_with_the_sum() {
-        let refused = Plan::of(&config("limits: { max_connections: 9701 }"), 20_000).unwrap_err();
+        let refused = Plan::of(&config("limits: { max_connections: 9700 }"), 20_000).unwrap_err();
         assert_eq!(
             refused.to_string(),
-            "limits.max_connections: 9701 is more than fits: 9701 connections × 2 + 2 workers × 128 pipes × 2 + 88 in \
+            "limits.max_connections: 9700 is more than fits: 9700 connections × 2 + 2 workers × 128 pipes × 2 + 90 in \
              reserve = 20002, and there may be 20000. Raise the limit of open files (`ulimit -n`, LimitNOFILE= of a \
-             systemd unit, the nofile of a container), or write 9700 at most"
+             systemd unit, the nofile of a container), or write 9699 at most"
         );
-        assert!(Plan::of(&config("limits: { max_connections: 9700 }"), 20_000).is_ok());
+        assert!(Plan::of(&config("limits: { max_connections: 9699 }"), 20_000).is_ok());
         let nothing = Plan::of(&config(""), 64).unwrap_err().to_string();
         assert!(nothing.ends_with("or have fewer workers and listeners"), "{nothing}");
     }

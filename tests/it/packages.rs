@@ -40,6 +40,7 @@ const LAYERS: &[&str] = &[
     "revocation",
     "crew",
     "drain",
+    "given",
     "upgrade",
     "listener",
     "worker",
