@@ -51,6 +51,7 @@ pub(super) fn assemble(document: Document, collector: &Collector) -> Config {
         log: document.log,
         workers: document.workers,
         power: document.power,
+        upgrade_socket: document.upgrade_socket,
         warnings: Vec::new(),
         route_networks,
     }

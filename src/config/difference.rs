@@ -46,6 +46,7 @@ impl Difference {
             ("log", before.log != after.log),
             ("workers", before.workers != after.workers),
             ("user, sandbox or sandbox_ports", before.power != after.power),
+            ("upgrade_socket", before.upgrade_socket != after.upgrade_socket),
         ];
         let needs_restart = restarts.into_iter().filter(|(_, differs)| *differs).map(|(key, _)| key).collect();
         Self {
@@ -64,6 +65,7 @@ impl Config {
         self.log = before.log.clone();
         self.workers = before.workers;
         self.power = before.power.clone();
+        self.upgrade_socket = before.upgrade_socket.clone();
         self.limits.max_connections = before.limits.max_connections;
         self.limits.undecided = before.limits.undecided;
         self.limits.relay_memory = before.limits.relay_memory;
@@ -166,8 +168,9 @@ mod tests {
         let on_route_change = ("upstream: v", "upstream: v, on_route_change: close");
         assert_eq!(told(&[on_route_change]), "1 route changed (`b.test`)");
         assert_eq!(
-            told(&[("upstreams: { u: {", &format!("{log}{rest}"))]),
-            "1 upstream changed (`u`), `dns` changed, `log` needs a restart to change, `workers` needs a restart to change"
+            told(&[("upstreams: { u: {", &format!("{log}upgrade_socket: /a\n        {rest}"))]),
+            "1 upstream changed (`u`), `dns` changed, `log` needs a restart to change, `workers` needs a restart to \
+             change, `upgrade_socket` needs a restart to change"
         );
     }
 

@@ -7,6 +7,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::hash::Hash;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use super::mistakes::Collector;
 use super::section::{Node, Section};
 use super::{
     Dns, Established, Limits, ListenAddress, Log, LogFormat, Networks, Power, Reject, TrustedProxies, Upstream, limits,
-    power, proxy_protocol, upstream, values,
+    paths, power, proxy_protocol, upstream, values,
 };
 use crate::hello::{AlpnProtocol, LARGEST_CLIENT_HELLO};
 use crate::routing::RouteLimits;
@@ -35,6 +36,7 @@ pub(super) struct Document {
     pub(super) log: Log,
     pub(super) workers: NonZeroUsize,
     pub(super) power: Power,
+    pub(super) upgrade_socket: Option<PathBuf>,
 }
 
 pub(super) struct ListenerEntry {
@@ -107,6 +109,7 @@ pub(super) fn read(tree: &Value, collector: &Collector) -> Option<Document> {
             log: keys.optional("log").and_then(|node| log(&node)).unwrap_or(DEFAULT_LOG),
             workers: keys.value("workers", cores(), values::count(1024)),
             power: power::read(keys),
+            upgrade_socket: keys.optional("upgrade_socket").and_then(|node| node.read(paths::socket_path)),
         }
     })
 }

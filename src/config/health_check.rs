@@ -11,6 +11,7 @@ use serde_yaml::Value;
 
 use super::credentials;
 use super::document::each_once;
+use super::paths;
 use super::section::{Node, Section};
 use super::values::{self, Span};
 use crate::server_name::ServerName;
@@ -226,7 +227,7 @@ fn authorities(keys: &mut Section<'_>) -> Option<Authorities> {
         }
         return Some(Authorities::System);
     };
-    let path = node.read(file_path);
+    let path = node.read(paths::file_path);
     if let Some(path) = &path {
         usable(&node, credentials::roots(path));
     }
@@ -247,7 +248,7 @@ fn client(keys: &mut Section<'_>) -> Option<ClientFiles> {
             return None;
         }
     };
-    let files = ClientFiles { certificate: certificate.read(file_path)?, key: key.read(file_path)? };
+    let files = ClientFiles { certificate: certificate.read(paths::file_path)?, key: key.read(paths::file_path)? };
     usable(&key, credentials::identity(&files.certificate, &files.key));
     Some(files)
 }
@@ -259,14 +260,6 @@ fn usable<T>(node: &Node<'_>, result: Result<T, credentials::UnusableFile>) {
             None => node.mistaken(error.to_string()),
         }
     }
-}
-
-fn file_path(value: &Value) -> Result<PathBuf, String> {
-    let text = values::text(value)?;
-    if !text.starts_with('/') {
-        return Err(format!("{text:?} is no absolute path: it would depend on the folder that snigate is started in"));
-    }
-    Ok(text.into())
 }
 
 fn peer_name(value: &Value) -> Result<PeerName<'static>, String> {

@@ -15,6 +15,7 @@ pub mod files;
 mod health_check;
 mod limits;
 mod mistakes;
+mod paths;
 mod power;
 mod print;
 mod proxy_protocol;
@@ -29,7 +30,7 @@ mod warnings;
 use std::fmt;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -74,6 +75,8 @@ pub struct Config {
     pub workers: NonZeroUsize,
     /// What power the process keeps.
     pub power: Power,
+    /// Where a newer process finds this one, to take its listening sockets over; without it none can.
+    pub upgrade_socket: Option<PathBuf>,
     /// What is allowed and yet probably not meant.
     pub warnings: Vec<Warning>,
     /// The networks of each route, as written: its source list keeps only what follows from them.

@@ -36,7 +36,11 @@ impl Display for Config {
             Some(user) => writeln!(f, "user: {}", quoted(user))?,
         }
         writeln!(f, "sandbox: {}", word(&SANDBOX, &self.power.sandbox))?;
-        writeln!(f, "sandbox_ports: {}", self.power.sandbox_ports)
+        writeln!(f, "sandbox_ports: {}", self.power.sandbox_ports)?;
+        match &self.upgrade_socket {
+            None => writeln!(f, "# upgrade_socket: none"),
+            Some(path) => writeln!(f, "upgrade_socket: {}", quoted(path.display())),
+        }
     }
 }
 

@@ -133,7 +133,7 @@ fn keys_are_known_and_given_once() {
         (
             with_top("admin: { address: '127.0.0.1:9901' }"),
             &[
-                "admin: unknown key; known here: `listeners`, `routes`, `upstreams`, `on_route_change`, `limits`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`",
+                "admin: unknown key; known here: `listeners`, `routes`, `upstreams`, `on_route_change`, `limits`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`, `upgrade_socket`",
             ],
         ),
         (
@@ -143,13 +143,13 @@ fn keys_are_known_and_given_once() {
         (
             with_top("7: x"),
             &[
-                "7: unknown key; known here: `listeners`, `routes`, `upstreams`, `on_route_change`, `limits`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`",
+                "7: unknown key; known here: `listeners`, `routes`, `upstreams`, `on_route_change`, `limits`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`, `upgrade_socket`",
             ],
         ),
         (
             with_top("'a.b': x"),
             &[
-                r#"["a.b"]: unknown key; known here: `listeners`, `routes`, `upstreams`, `on_route_change`, `limits`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`"#,
+                r#"["a.b"]: unknown key; known here: `listeners`, `routes`, `upstreams`, `on_route_change`, `limits`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`, `upgrade_socket`"#,
             ],
         ),
         (
@@ -731,6 +731,7 @@ log: { format: text, level: debug, access: false }
 workers: 7
 user: 65534:65533
 sandbox: require
+upgrade_socket: /run/snigate/upgrade.sock
 ",
     );
     let [one, other] = &config.listeners[..] else { panic!("two listeners") };
@@ -760,6 +761,7 @@ sandbox: require
     assert_eq!(config.workers.get(), 7);
     let user = Some(User::Numbers(65_534, 65_533));
     assert_eq!(config.power, Power { user, sandbox: Sandbox::Require, sandbox_ports: false });
+    assert_eq!(config.upgrade_socket.as_deref(), Some(Path::new("/run/snigate/upgrade.sock")));
     // Each listener has its own table.
     let nobody = crate::hello::Sni::Absent;
     let h2 = ["h2".parse().unwrap()];
@@ -820,6 +822,26 @@ upstreams: { u: { endpoints: ['10.0.0.7:6443'] } }
     let warnings: Vec<String> = valid(&alone).warnings.iter().map(Warning::to_string).collect();
     assert_eq!(warnings.len(), 1, "{warnings:?}");
     assert!(warnings[0].starts_with("routes[1]: route `rest` is never reached for a.example: "), "{warnings:?}");
+}
+
+#[test]
+fn an_upgrade_socket_has_a_path_that_fits() {
+    let long = format!("/{}", "a".repeat(94));
+    assert_eq!(valid(&with_top(&format!("upgrade_socket: {long}"))).upgrade_socket, Some(long.clone().into()));
+    assert_eq!(valid(&with_top("")).upgrade_socket, None);
+    assert_mistakes(&[
+        (
+            with_top("upgrade_socket: upgrade.sock"),
+            &[
+                "upgrade_socket: \"upgrade.sock\" is no absolute path: it would depend on the folder that snigate is started in",
+            ][..],
+        ),
+        (with_top("upgrade_socket: /"), &["upgrade_socket: / names no file"]),
+        (
+            with_top(&format!("upgrade_socket: {long}a")),
+            &["upgrade_socket: has 96 bytes, and the path of a socket has 95 at most"],
+        ),
+    ]);
 }
 
 #[test]
