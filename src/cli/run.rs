@@ -1,5 +1,7 @@
 //! `snigate run`: the gate itself, until it is told to stop.
 
+mod neighbours;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,6 +26,7 @@ use crate::observe::lines::Lines;
 use crate::power::{self, GivenUp};
 use crate::reload::Changed;
 use crate::server::Server;
+use neighbours::Neighbours;
 
 /// How often it is looked whether the configuration file has become another one; it must have stood still in between.
 const LOOK: Duration = Duration::from_secs(1);
@@ -47,6 +50,7 @@ pub struct Args {
 /// When the configuration is wrong, an address cannot be bound, or the process lacks what it needs to start.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
+    let neighbours = Neighbours::meet(&config)?;
     // Before the first thread, that of the log included: threads that are there already would keep their power.
     let given_up = power::give_up(&config, &args.config)?;
     if given_up.anything() {
@@ -56,12 +60,12 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let messages = start_messages(&config.log)?;
     given_up.log();
-    let code = serve(&config, &args.config, &given_up);
+    let code = serve(&config, &args.config, &given_up, neighbours);
     messages.flush();
     code
 }
 
-fn serve(config: &Config, path: &Path, given_up: &GivenUp) -> anyhow::Result<ExitCode> {
+fn serve(config: &Config, path: &Path, given_up: &GivenUp, mut neighbours: Neighbours) -> anyhow::Result<ExitCode> {
     for warning in &config.warnings {
         tracing::warn!(config = %path.display(), "{warning}");
     }
@@ -73,7 +77,7 @@ fn serve(config: &Config, path: &Path, given_up: &GivenUp) -> anyhow::Result<Exi
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut stop, mut hang_up) =
         control.block_on(async { io::Result::Ok((StopSignals::install()?, signal(SignalKind::hangup())?)) })?;
-    let server = Server::start(config, log)?;
+    let mut server = Server::start_with(neighbours.take_sockets(), config, log)?;
     let plan = server.plan();
     tracing::info!(
         max_connections = plan.connections(),
@@ -84,21 +88,27 @@ fn serve(config: &Config, path: &Path, given_up: &GivenUp) -> anyhow::Result<Exi
     for (listener, address) in server.addresses() {
         tracing::info!(%listener, %address, "listening");
     }
+    neighbours.server_accepts(&mut server)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = config.workers, config = %path.display(), "ready");
     let code = control.block_on(async {
         let mut watch = FileWatch::new(path);
         let mut looks = interval(LOOK);
-        let signal = loop {
+        let mut change = None;
+        let cause = loop {
             tokio::select! {
-                signal = stop.next() => break signal,
-                _ = hang_up.recv() => reload(&server, path, given_up, "SIGHUP").await,
-                _ = looks.tick() => if watch.has_changed() {
-                    reload(&server, path, given_up, "the file has changed").await;
-                },
+                signal = stop.next() => break signal.to_owned(),
+                version = neighbours.replaced() => break format!("snigate {version} has taken its place"),
+                _ = hang_up.recv() => change = Some("SIGHUP"),
+                _ = looks.tick() => change = change.or(watch.has_changed().then_some("the file has changed")),
+            }
+            // Where a newer process is starting it waits, and is tried again at the next look.
+            if let Some(change) = change.take_if(|_| !neighbours.is_being_replaced()) {
+                neighbours.reload_begins();
+                neighbours.reload_ends(reload(&server, path, given_up, change).await);
             }
         };
-        // Not in the macro: it looks at its fields only if the level is on.
-        tracing::info!(signal, "stopping; a second signal stops at once");
+        tracing::info!(cause, "stopping; a second signal stops at once");
+        neighbours.stop_begins(&cause);
         let stopped = tokio::task::spawn_blocking(move || server.stop());
         tokio::select! {
             result = stopped => {
@@ -114,8 +124,8 @@ fn serve(config: &Config, path: &Path, given_up: &GivenUp) -> anyhow::Result<Exi
     code
 }
 
-/// Puts what the file says now in force, or says why not.
-async fn reload(server: &Server, path: &Path, given_up: &GivenUp, cause: &str) {
+/// Puts what the file says now in force, or says why not; returns whether it is.
+async fn reload(server: &Server, path: &Path, given_up: &GivenUp, cause: &str) -> bool {
     let file = path.display();
     let loaded = Config::load(path);
     let beyond = given_up.beyond_reach(&loaded);
@@ -127,7 +137,7 @@ async fn reload(server: &Server, path: &Path, given_up: &GivenUp, cause: &str) {
                 tracing::error!(config = %file, "{line}");
             }
             tracing::error!(config = %file, cause, "not taken over: the configuration from before stays in force");
-            return;
+            return false;
         }
     };
     for warning in &config.warnings {
@@ -142,9 +152,11 @@ async fn reload(server: &Server, path: &Path, given_up: &GivenUp, cause: &str) {
                 tracing::warn!(config = %file, "`{key}` changes with a restart only: what it was at the start holds");
             }
             tracing::info!(config = %file, cause, %difference, "configuration taken over");
+            true
         }
         Err(error) => {
             tracing::error!(config = %file, cause, %error, "not taken over: the configuration from before stays in force");
+            false
         }
     }
 }

@@ -178,7 +178,7 @@ pub struct GateProcess {
     address: SocketAddr,
     /// Everything it prints.
     pub lines: Lines,
-    folder: TempDir,
+    folder: Arc<TempDir>,
 }
 
 impl GateProcess {
@@ -216,7 +216,24 @@ impl GateProcess {
         gate
     }
 
-    fn launch(command: &mut Command, folder: TempDir) -> Self {
+    /// Another one with the same configuration file, while this one still runs.
+    pub fn start_next(&self) -> Self {
+        let mut gate = Self::launch(&mut self.next(), Arc::clone(&self.folder));
+        gate.lines.fill(gate.child.stdout.take().unwrap());
+        gate
+    }
+
+    /// The same, expected to end by itself.
+    pub fn run_next(&self) -> Run {
+        tools::run(&mut self.next(), "")
+    }
+
+    fn next(&self) -> Command {
+        let yaml = fs::read_to_string(self.config()).unwrap();
+        command(&self.folder, &yaml)
+    }
+
+    fn launch(command: &mut Command, folder: impl Into<Arc<TempDir>>) -> Self {
         let mut child = command.spawn().unwrap();
         let lines = Lines::default();
         lines.fill(child.stderr.take().unwrap());
@@ -227,13 +244,20 @@ impl GateProcess {
             lines.all().iter().any(|line| is_ready(line))
         });
         let address = descriptors::listening(child.id()).unwrap();
-        Self { child, address, lines, folder }
+        Self { child, address, lines, folder: folder.into() }
     }
 
     /// Runs one that is expected to end by itself.
     pub fn run(yaml: &str) -> Run {
         let folder = tempfile::tempdir().unwrap();
         tools::run(&mut command(&folder, yaml), "")
+    }
+
+    /// The same by another program, which makes itself the gate in the end.
+    pub fn run_by(starter: &mut Command, yaml: &str) -> Run {
+        let folder = tempfile::tempdir().unwrap();
+        let gate = command(&folder, yaml);
+        tools::run(starter.arg(gate.get_program()).args(gate.get_args()), "")
     }
 
     /// The same as another user; only root may.
@@ -269,6 +293,11 @@ impl GateProcess {
     /// Sends a signal and waits for the end.
     pub fn stop(&mut self, signal: Signal) -> ExitStatus {
         self.signal(signal);
+        self.wait()
+    }
+
+    /// Waits for the end.
+    pub fn wait(&mut self) -> ExitStatus {
         tools::wait_for_exit(&mut self.child).expect("it ends when it is told to")
     }
 }

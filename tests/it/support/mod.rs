@@ -9,6 +9,7 @@ pub mod hello;
 pub mod hosts;
 pub mod kube_api;
 pub mod soak;
+pub mod supervisor;
 pub mod tcp;
 pub mod tls;
 pub mod tools;

@@ -266,6 +266,11 @@ impl Unanswering {
     }
 }
 
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
 /// A client socket, blocking, with TCP_NODELAY and a read deadline.
 pub fn connect(address: SocketAddr) -> TcpStream {
     prepared(TcpStream::connect(address).unwrap())

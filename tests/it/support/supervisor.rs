@@ -1,0 +1,60 @@
+//! A service manager, as far as processes that it starts see it: the socket that they tell how they are.
+
+use super::PATIENCE;
+use std::io::ErrorKind;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::time::Duration;
+use tempfile::TempDir;
+
+/// What a gate's process says to it.
+pub struct Supervisor {
+    socket: UnixDatagram,
+    folder: TempDir,
+}
+
+impl Supervisor {
+    pub fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self { socket, folder }
+    }
+
+    /// What starts a process so that it says what it has to say here, and that it is alive within each `watchdog`.
+    pub fn starter(&self, watchdog: Duration) -> Command {
+        let mut starter = Command::new("env");
+        starter.env("NOTIFY_SOCKET", self.folder.path().join("notify"));
+        starter.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
+        starter
+    }
+
+    /// The next message.
+    pub fn next(&self) -> String {
+        let mut buffer = [0; 4096];
+        let length = self.socket.recv(&mut buffer).expect("the gate says something");
+        String::from_utf8(buffer[..length].to_vec()).unwrap()
+    }
+
+    /// The next message that begins with this word; others are passed over.
+    pub fn wait_for(&self, word: &str) -> String {
+        loop {
+            let message = self.next();
+            if message.lines().next() == Some(word) {
+                return message;
+            }
+        }
+    }
+
+    /// Whether nothing comes for so long, after what has come already.
+    pub fn hears_nothing_for(&self, time: Duration) -> bool {
+        let mut buffer = [0; 4096];
+        self.socket.set_nonblocking(true).unwrap();
+        while self.socket.recv(&mut buffer).is_ok() {}
+        self.socket.set_nonblocking(false).unwrap();
+        self.socket.set_read_timeout(Some(time)).unwrap();
+        let next = self.socket.recv(&mut buffer).map_err(|error| error.kind());
+        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        next == Err(ErrorKind::WouldBlock)
+    }
+}

@@ -1,0 +1,180 @@
+//! A newer process in the place of a running one: whoever connects meanwhile is served by one of the two.
+
+use std::fs;
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use rustix::process::{Signal, getuid};
+use tempfile::TempDir;
+
+use crate::support::gate::GateProcess;
+use crate::support::hello::hello;
+use crate::support::tcp::{self, Upstream};
+use crate::support::{tools, wait_until};
+
+/// An upstream, and a configuration for gates that can take over from each other.
+struct Stage {
+    upstream: Upstream,
+    address: SocketAddr,
+    folder: TempDir,
+}
+
+impl Stage {
+    fn new() -> Self {
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, tcp::free_port()));
+        Self { upstream: Upstream::echo(), address, folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("upgrade.sock")
+    }
+
+    /// The configuration, with more listeners and keys.
+    fn yaml(&self, listeners: &str, keys: &str) -> String {
+        format!(
+            "listeners: [{{ address: '{}', name: kube, client_hello_timeout: 60s }}{listeners}]
+routes: [{{ server_names: [a.test], upstream: up }}]
+upstreams: {{ up: {{ endpoints: ['{}'] }} }}
+workers: 2
+upgrade_socket: {}
+{keys}",
+            self.address,
+            self.upstream.address(),
+            self.socket().display(),
+        )
+    }
+
+    /// What becomes of one client.
+    fn client(&self) -> Result<(), ErrorKind> {
+        let mut client = TcpStream::connect(self.address).map_err(|error| error.kind())?;
+        let hello = hello("a.test");
+        let mut served = || {
+            client.write_all(&hello)?;
+            client.read_exact(&mut vec![0; hello.len()])
+        };
+        served().map_err(|error| error.kind())
+    }
+
+    /// Clients, one after the other in several threads, while `act` goes on: none may be refused or reset. Returns how many
+    /// were served.
+    fn storm(&self, act: impl FnOnce()) -> usize {
+        let (served, over) = (AtomicUsize::new(0), AtomicBool::new(false));
+        thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        match self.client() {
+                            Ok(()) => _ = served.fetch_add(1, Ordering::Relaxed),
+                            // Connected already when the old process closed what was open.
+                            Err(ErrorKind::UnexpectedEof) => {}
+                            Err(other) => panic!("{other} after {served:?} clients"),
+                        }
+                    }
+                });
+            }
+            act();
+            over.store(true, Ordering::Relaxed);
+        });
+        served.into_inner()
+    }
+
+    /// So many upgrades in a storm of clients.
+    fn upgrade_in_a_storm(&self, upgrades: usize, keys: &str) {
+        let mut gate = GateProcess::start(&self.yaml("", keys));
+        let served = self.storm(|| {
+            for _ in 0..upgrades {
+                let next = gate.start_next();
+                assert_eq!(gate.wait().code(), Some(0), "{:?}", gate.lines.all());
+                let told = gate.lines.wait("why it went", |line| line.contains("has taken its place"));
+                assert!(told.contains("stopping"), "{told}");
+                next.lines.wait("whose place it took", |line| line.contains("took the place of a running process"));
+                let warned =
+                    next.lines.all().into_iter().find(|line| line.contains("WARN") && !line.contains("as root"));
+                assert_eq!(warned, None);
+                gate = next;
+            }
+        });
+        assert!(served > 10 * upgrades, "only {served} clients");
+        self.client().unwrap();
+    }
+}
+
+#[test]
+fn nobody_is_refused_or_reset_by_upgrades() {
+    Stage::new().upgrade_in_a_storm(10, "");
+}
+
+#[test]
+fn nobody_in_the_sandbox_upgrades_as_well() {
+    if !getuid().is_root() {
+        return tools::skip("only root can become nobody");
+    }
+    Stage::new().upgrade_in_a_storm(10, "user: nobody\nsandbox: require\n");
+}
+
+#[test]
+#[ignore = "takes a minute: the long form of the two before"]
+fn a_hundred_upgrades_lose_nobody() {
+    let keys = if getuid().is_root() { "user: nobody\nsandbox: require\n" } else { "sandbox: require\n" };
+    Stage::new().upgrade_in_a_storm(100, keys);
+}
+
+#[test]
+fn a_new_process_that_fails_changes_nothing() {
+    let stage = Stage::new();
+    let mut gate = GateProcess::start(&stage.yaml("", ""));
+    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+    let taken = TcpListener::bind(taken).unwrap();
+    let more = format!(", {{ address: '{}', name: more }}", taken.local_addr().unwrap());
+    let served = stage.storm(|| {
+        for (yaml, code, told) in [
+            ("listeners: [".to_owned(), 78, "snigate.yaml"),
+            (stage.yaml(&more, ""), 1, "another process listens there"),
+        ] {
+            fs::write(gate.config(), yaml).unwrap();
+            let run = gate.run_next();
+            assert_eq!(run.status.code(), Some(code), "{run:?}");
+            assert!(run.stderr.contains(told), "{run:?}");
+        }
+        gate.lines.wait("that one went away", |line| line.contains("a newer process did not take over"));
+        fs::write(gate.config(), stage.yaml("", "")).unwrap();
+        let next = gate.start_next();
+        assert_eq!(gate.wait().code(), Some(0));
+        gate = next;
+    });
+    assert!(served > 0);
+    stage.client().unwrap();
+}
+
+#[test]
+fn what_a_killed_process_left_is_no_obstacle() {
+    let stage = Stage::new();
+    let mut gate = GateProcess::start(&stage.yaml("", ""));
+    gate.stop(Signal::KILL);
+    assert!(stage.socket().exists());
+    let mut again = gate.start_next();
+    stage.client().unwrap();
+    let next = again.start_next();
+    assert_eq!(again.wait().code(), Some(0));
+    stage.client().unwrap();
+    drop(next);
+}
+
+#[test]
+fn listeners_come_and_go_with_an_upgrade() {
+    let stage = Stage::new();
+    let other = SocketAddr::from((Ipv4Addr::LOCALHOST, tcp::free_port()));
+    let more = format!(", {{ address: '{other}', name: more }}");
+    let mut gate = GateProcess::start(&stage.yaml("", ""));
+    for (listeners, listens) in [(&*more, true), ("", false)] {
+        fs::write(gate.config(), stage.yaml(listeners, "workers: 1\n").replacen("workers: 2\n", "", 1)).unwrap();
+        let next = gate.start_next();
+        assert_eq!(gate.wait().code(), Some(0));
+        gate = next;
+        stage.client().unwrap();
+        wait_until("as configured", || TcpStream::connect(other).is_ok() == listens);
+    }
+}
