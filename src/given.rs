@@ -4,7 +4,7 @@
 use std::env;
 use std::fmt;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -147,7 +147,10 @@ impl Given {
         let before: Vec<_> = self.before.extract_if(.., |(listening, _)| listening.is_for(listener)).collect();
         // Where both gave some they are the same ones: the process before had them from the service manager.
         match named.is_empty() {
-            true => (before.into_iter().flat_map(|(_, sockets)| sockets).collect(), false),
+            true => {
+                let sockets = before.into_iter().flat_map(|(_, sockets)| sockets);
+                (sockets.filter(|socket| listens_for(socket, listener)).collect(), false)
+            }
             false => (named.into_iter().map(|(_, socket)| socket).collect(), true),
         }
     }
@@ -157,6 +160,17 @@ impl Given {
 fn is_at(listener: &config::Listener, address: SocketAddr) -> bool {
     let wanted = listener.address.socket_addr();
     wanted == address || (wanted.port() == 0 && wanted.ip() == address.ip())
+}
+
+/// Whether this socket, which the process before calls the listener's, is one indeed.
+fn listens_for(socket: &TcpListener, listener: &config::Listener) -> bool {
+    let wanted = listener.address.socket_addr();
+    let is_there = socket.local_addr().is_ok_and(|address| {
+        // A host without IPv6 has every address of IPv4 in place of every address.
+        let every_v4 = (Ipv4Addr::UNSPECIFIED, wanted.port()).into();
+        is_at(listener, address) || (wanted.ip().is_unspecified() && !listener.v6_only && address == every_v4)
+    });
+    is_there && SockRef::from(socket).is_listener().unwrap_or(false)
 }
 
 impl Listening {
@@ -183,7 +197,6 @@ impl fmt::Display for Listening {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
 
     fn config(listeners: &str) -> Config {
         let rest =
@@ -201,8 +214,8 @@ mod tests {
         Given { named: vec![(name.to_owned(), socket)], before: Vec::new() }
     }
 
-    fn before(name: &str, address: impl fmt::Display) -> Taken {
-        (Listening { name: name.to_owned(), address: address.to_string(), v6_only: false }, vec![bound().0])
+    fn before(name: &str, address: impl fmt::Display, socket: TcpListener) -> Taken {
+        (Listening { name: name.to_owned(), address: address.to_string(), v6_only: false }, vec![socket])
     }
 
     #[test]
@@ -253,24 +266,29 @@ mod tests {
 
     #[test]
     fn sockets_of_the_process_before_are_for_the_listener_at_their_address() {
-        let wanted = config("{ address: ':6443', name: kube }, { address: '127.0.0.1:0', name: any }");
+        let (socket, address) = bound();
+        let wanted =
+            config(&format!("{{ address: '{address}', name: kube }}, {{ address: '127.0.0.1:0', name: any }}"));
         let [kube, any] = &wanted.listeners[..] else { panic!("two listeners") };
         let mut given = Given::default();
         given.add(vec![
-            before("called-otherwise", ":6443"),
-            before("gone", ":7443"),
-            before("other", "127.0.0.1:0"),
-            before("any", "127.0.0.1:0"),
+            before("called-otherwise", address, socket),
+            before("kube", address, bound().0),
+            before("gone", ":7443", bound().0),
+            before("other", "127.0.0.1:0", bound().0),
+            before("any", "127.0.0.1:0", bound().0),
         ]);
         given.check(&wanted).unwrap();
-        assert_eq!(given.take_for(kube).0.len(), 1);
+        let (sockets, _) = given.take_for(kube);
+        assert_eq!(sockets.len(), 1, "one listens elsewhere, whatever was said of it");
+        assert_eq!(sockets[0].local_addr().unwrap(), address);
         assert_eq!(given.take_for(any).0.len(), 1);
         let left: Vec<_> = given.before.iter().map(|(listening, _)| &*listening.name).collect();
         assert_eq!(left, ["gone", "other"]);
 
         let (socket, address) = bound();
         let mut given = named("any", socket);
-        given.add(vec![before("any", "127.0.0.1:0")]);
+        given.add(vec![before("any", "127.0.0.1:0", bound().0)]);
         let (sockets, by_service_manager) = given.take_for(any);
         assert_eq!((sockets.len(), by_service_manager), (1, true));
         assert_eq!(sockets[0].local_addr().unwrap(), address);

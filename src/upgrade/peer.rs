@@ -44,7 +44,10 @@ const START: Duration = Duration::from_secs(60);
 pub enum UpgradeError {
     /// The connection failed.
     #[error(transparent)]
-    Io(#[from] io::Error),
+    Io(io::Error),
+    /// The other side ended the conversation.
+    #[error("the other side went away: its log may say why")]
+    Gone,
     /// The other side said nothing in time.
     #[error("the other side is silent")]
     Silent,
@@ -67,6 +70,17 @@ pub enum UpgradeError {
         /// What came.
         heard: String,
     },
+}
+
+impl From<io::Error> for UpgradeError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            // What a timeout of a socket looks like.
+            io::ErrorKind::WouldBlock => Self::Silent,
+            io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => Self::Gone,
+            _ => Self::Io(error),
+        }
+    }
 }
 
 /// A connection between an old and a new process.
@@ -129,7 +143,6 @@ impl Peer {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
                 return Ok(None);
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(UpgradeError::Silent),
             result => result?,
         }
         let mut peer = Self::meet(socket)?;
@@ -193,10 +206,7 @@ impl Peer {
         let mut line = [0; LONGEST_LINE];
         let slices = &mut [IoSliceMut::new(&mut line)];
         let heard = recvmsg(self.socket.as_fd(), slices, &mut ancillary, RecvFlags::CMSG_CLOEXEC);
-        let heard = heard.map_err(|error| match error {
-            rustix::io::Errno::AGAIN => UpgradeError::Silent,
-            other => io::Error::from(other).into(),
-        })?;
+        let heard = heard.map_err(io::Error::from)?;
         for message in ancillary.drain() {
             if let RecvAncillaryMessage::ScmRights(given) = message {
                 sockets.extend(given);
@@ -206,7 +216,7 @@ impl Peer {
             return Err(io::Error::other("a message did not arrive whole: are there descriptors left?").into());
         }
         match heard.bytes {
-            0 => Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
+            0 => Err(UpgradeError::Gone),
             bytes => Ok(String::from_utf8_lossy(&line[..bytes]).into_owned()),
         }
     }

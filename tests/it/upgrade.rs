@@ -1,13 +1,14 @@
 //! A newer process in the place of a running one: whoever connects meanwhile is served by one of the two.
 
-use std::fs;
+use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use rustix::process::{Signal, getuid};
+use rustix::process::{Signal, Uid, getuid};
 use tempfile::TempDir;
 
 use crate::support::gate::GateProcess;
@@ -146,6 +147,27 @@ fn a_new_process_that_fails_changes_nothing() {
         gate = next;
     });
     assert!(served > 0);
+    stage.client().unwrap();
+}
+
+#[test]
+fn only_root_and_the_same_user_may_take_over() {
+    if !getuid().is_root() {
+        return tools::skip("only root can become another user");
+    }
+    let stage = Stage::new();
+    let gate = GateProcess::start(&stage.yaml("", "sandbox: require\n"));
+    let other = Uid::from_raw(60_905);
+    fs::set_permissions(stage.folder.path(), Permissions::from_mode(0o755)).unwrap();
+    let run = GateProcess::run_as(other, &stage.yaml("", ""));
+    assert_eq!(run.status.code(), Some(1), "{run:?}");
+    assert!(run.stderr.contains("upgrade.sock is of no use: Permission denied"), "{run:?}");
+    // Where it is let in, it is asked who it is.
+    fs::set_permissions(stage.socket(), Permissions::from_mode(0o777)).unwrap();
+    let run = GateProcess::run_as(other, &stage.yaml("", ""));
+    assert_eq!(run.status.code(), Some(1), "{run:?}");
+    assert!(run.stderr.contains("upgrade.sock is of no use: the other side went away"), "{run:?}");
+    gate.lines.wait("who it was", |line| line.contains("the other side runs as user 60905, and this one as 0"));
     stage.client().unwrap();
 }
 
