@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -10,12 +11,60 @@ use std::time::Duration;
 use nix::sys::ptrace;
 use nix::unistd::Pid;
 use rustix::process::{Signal, getuid};
+use snigate::config::Config;
 
 use crate::support::gate::{GateProcess, routing};
 use crate::support::hello::hello;
 use crate::support::supervisor::Supervisor;
 use crate::support::tcp::{self, End, Upstream};
 use crate::support::{tools, wait_for};
+
+/// The units of the package, each with its name; they start the program under test.
+fn units(folder: &Path) -> Vec<(PathBuf, String)> {
+    let units = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/systemd");
+    let unit = |entry: std::io::Result<fs::DirEntry>| {
+        let entry = entry.unwrap();
+        let text = fs::read_to_string(entry.path()).unwrap();
+        let text = text.replace("/usr/local/bin/snigate", env!("CARGO_BIN_EXE_snigate"));
+        // A template is known by its instances.
+        let path = folder.join(entry.file_name().into_string().unwrap().replace("@.", "@a."));
+        fs::write(&path, &text).unwrap();
+        (path, text)
+    };
+    fs::read_dir(units).unwrap().map(unit).collect()
+}
+
+/// What a unit says after `key=`.
+fn said<'u>(unit: &'u str, key: &str) -> Vec<&'u str> {
+    unit.lines().filter_map(|line| line.strip_prefix(key)?.strip_prefix('=')).collect()
+}
+
+#[test]
+fn systemd_finds_no_fault_with_the_units() {
+    let Some(analyze) = tools::require("systemd-analyze") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let units = units(folder.path());
+    assert_eq!(units.len(), 3);
+    let run = tools::run(Command::new(analyze).arg("verify").args(units.iter().map(|(path, _)| path)), "");
+    assert!(run.status.success() && run.stderr.is_empty(), "{run:?}");
+}
+
+#[test]
+fn the_units_start_what_there_is_and_give_what_the_example_listens_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let units = units(folder.path());
+    for start in units.iter().flat_map(|(_, unit)| said(unit, "ExecStart")) {
+        let mut words = start.split_whitespace();
+        let run = tools::run(Command::new(words.next().unwrap()).args(words).arg("--help"), "");
+        assert!(run.status.success(), "{start}: {run:?}");
+    }
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/snigate.example.yaml");
+    let listener = &Config::load(&example).unwrap().listeners[0];
+    let (_, socket) = units.iter().find(|(path, _)| path.extension().is_some_and(|kind| kind == "socket")).unwrap();
+    let given = (said(socket, "FileDescriptorName")[0], format!(":{}", said(socket, "ListenStream")[0]));
+    assert_eq!(given, (&*listener.name, listener.address.to_string()));
+    assert_eq!(said(socket, "BindIPv6Only"), [if listener.v6_only { "ipv6-only" } else { "both" }]);
+}
 
 /// As much as can be given up by whoever runs the tests.
 fn powerless() -> &'static str {
@@ -110,7 +159,13 @@ const WATCHDOG: Duration = Duration::from_millis(400);
 
 #[test]
 fn the_service_manager_hears_every_stage_from_inside_the_sandbox() {
-    let (supervisor, upstream) = (Supervisor::new(), answering());
+    for supervisor in [Supervisor::new(), Supervisor::without_a_file()] {
+        hears_every_stage(&supervisor);
+    }
+}
+
+fn hears_every_stage(supervisor: &Supervisor) {
+    let upstream = answering();
     let yaml = format!("{}{}", routing([("a.test", upstream.address())]), powerless());
     let mut gate = GateProcess::start_by(&mut supervisor.starter(WATCHDOG), &yaml);
     assert_eq!(supervisor.wait_for("READY=1"), "READY=1\nSTATUS=serving");

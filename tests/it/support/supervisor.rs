@@ -1,8 +1,10 @@
 //! A service manager, as far as processes that it starts see it: the socket that they tell how they are.
 
 use super::PATIENCE;
+use std::ffi::OsString;
 use std::io::ErrorKind;
-use std::os::unix::net::UnixDatagram;
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Command;
 use std::time::Duration;
 use tempfile::TempDir;
@@ -10,21 +12,36 @@ use tempfile::TempDir;
 /// What a gate's process says to it.
 pub struct Supervisor {
     socket: UnixDatagram,
-    folder: TempDir,
+    name: OsString,
+    _folder: TempDir,
 }
 
 impl Supervisor {
+    /// One that is told by way of a file.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let socket = UnixDatagram::bind(folder.path().join("notify")).unwrap();
+        let name = folder.path().join("notify");
+        Self::with(UnixDatagram::bind(&name).unwrap(), name.into(), folder)
+    }
+
+    /// One whose socket has a name without a file.
+    pub fn without_a_file() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        // A name that nobody else has.
+        let name = folder.path().to_str().unwrap();
+        let address = SocketAddr::from_abstract_name(name).unwrap();
+        Self::with(UnixDatagram::bind_addr(&address).unwrap(), format!("@{name}").into(), folder)
+    }
+
+    fn with(socket: UnixDatagram, name: OsString, folder: TempDir) -> Self {
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { socket, folder }
+        Self { socket, name, _folder: folder }
     }
 
     /// What starts a process so that it says what it has to say here, and that it is alive within each `watchdog`.
     pub fn starter(&self, watchdog: Duration) -> Command {
         let mut starter = Command::new("env");
-        starter.env("NOTIFY_SOCKET", self.folder.path().join("notify"));
+        starter.env("NOTIFY_SOCKET", &self.name);
         starter.env("WATCHDOG_USEC", watchdog.as_micros().to_string());
         starter
     }
