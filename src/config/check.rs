@@ -47,6 +47,7 @@ pub(super) fn assemble(document: Document, collector: &Collector) -> Config {
         upstreams: document.upstreams,
         on_route_change: document.on_route_change,
         limits: document.limits,
+        drain: document.drain,
         dns: document.dns,
         log: document.log,
         workers: document.workers,

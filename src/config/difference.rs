@@ -32,6 +32,9 @@ impl Difference {
     /// From `before` to `after`.
     pub fn between(before: &Config, after: &Config) -> Self {
         let mut others = Vec::new();
+        if before.drain != after.drain {
+            others.push("drain");
+        }
         if before.dns != after.dns {
             others.push("dns");
         }
@@ -163,13 +166,13 @@ mod tests {
             "1 route changed (`b.test`), 1 upstream added (`w`), 1 upstream removed (`v`)"
         );
         let rest = "upstreams: { u: { balance: random,";
-        let log = "log: { level: debug }\n        dns: { servers: ['10.0.0.53:53'] }\n        workers: 77\n        ";
+        let log = "log: { level: debug }\n        drain: { grace: 0 }\n        dns: { servers: ['10.0.0.53:53'] }\n        workers: 77\n        ";
         assert_eq!(told(&[("routes:", "on_route_change: close\n        routes:")]), "`on_route_change` changed");
         let on_route_change = ("upstream: v", "upstream: v, on_route_change: close");
         assert_eq!(told(&[on_route_change]), "1 route changed (`b.test`)");
         assert_eq!(
             told(&[("upstreams: { u: {", &format!("{log}upgrade_socket: /a\n        {rest}"))]),
-            "1 upstream changed (`u`), `dns` changed, `log` needs a restart to change, `workers` needs a restart to \
+            "1 upstream changed (`u`), `drain` changed, `dns` changed, `log` needs a restart to change, `workers` needs a restart to \
              change, `upgrade_socket` needs a restart to change"
         );
     }

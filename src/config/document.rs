@@ -17,8 +17,8 @@ use tracing::Level;
 use super::mistakes::Collector;
 use super::section::{Node, Section};
 use super::{
-    Dns, Established, Limits, ListenAddress, Log, LogFormat, Networks, Power, Reject, TrustedProxies, Upstream, limits,
-    paths, power, proxy_protocol, upstream, values,
+    Dns, Drain, Established, Limits, ListenAddress, Log, LogFormat, Networks, Power, Reject, TrustedProxies, Upstream,
+    drain, limits, paths, power, proxy_protocol, upstream, values,
 };
 use crate::hello::{AlpnProtocol, LARGEST_CLIENT_HELLO};
 use crate::routing::RouteLimits;
@@ -32,6 +32,7 @@ pub(super) struct Document {
     pub(super) upstreams: Vec<Upstream>,
     pub(super) on_route_change: Established,
     pub(super) limits: Limits,
+    pub(super) drain: Drain,
     pub(super) dns: Dns,
     pub(super) log: Log,
     pub(super) workers: NonZeroUsize,
@@ -105,6 +106,7 @@ pub(super) fn read(tree: &Value, collector: &Collector) -> Option<Document> {
             upstreams: upstream_nodes.iter().map(|(name, node)| upstream::read(name, node)).collect(),
             on_route_change: on_route_change(keys).unwrap_or(Established::Keep),
             limits: keys.optional("limits").and_then(|node| limits::read(&node)).unwrap_or_default(),
+            drain: keys.optional("drain").and_then(|node| drain::read(&node)).unwrap_or_default(),
             dns: keys.optional("dns").and_then(|node| dns(&node)).unwrap_or_default(),
             log: keys.optional("log").and_then(|node| log(&node)).unwrap_or(DEFAULT_LOG),
             workers: keys.value("workers", cores(), values::count(1024)),

@@ -3,7 +3,7 @@
 //! Read top to bottom: `tree` turns text into a YAML tree, `document` reads the tree's sections key by key (with
 //! `section` for mappings and `values` for single values), `check` compares the parts with one another and builds the
 //! route tables, `warnings` looks for what is allowed and yet probably not meant. None of them stops at the first
-//! mistake. (`health_check`, `limits`, `power` and `proxy_protocol` are sections of `document`; `credentials` reads the PEM
+//! mistake. (`drain`, `health_check`, `limits`, `power` and `proxy_protocol` are sections of `document`; `credentials` reads the PEM
 //! files that the first names, and `files` notices when files change.)
 //! `print` is the way back: a [`Config`] displays as the YAML that it is in effect.
 
@@ -11,6 +11,7 @@ mod check;
 pub mod credentials;
 mod difference;
 mod document;
+mod drain;
 pub mod files;
 mod health_check;
 mod limits;
@@ -37,6 +38,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use difference::Difference;
+pub use drain::Drain;
 pub use health_check::{Authorities, ClientFiles, HealthCheck, HttpQuestion, Pin, Question, TlsQuestion};
 pub use limits::Limits;
 pub use mistakes::{LoadError, Mistake, Mistakes};
@@ -67,6 +69,8 @@ pub struct Config {
     pub on_route_change: Established,
     /// How much there may be of everything.
     pub limits: Limits,
+    /// How long it takes its leave.
+    pub drain: Drain,
     /// Who is asked for names.
     pub dns: Dns,
     /// What is logged, and how.

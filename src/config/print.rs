@@ -8,7 +8,8 @@ use super::proxy_protocol::ANNOUNCED;
 use super::upstream::{BALANCE, ESTABLISHED};
 use super::values::{Span, display_size};
 use super::{
-    Authorities, Config, EndpointAddress, HealthCheck, Limits, Listener, Networks, Question, TlsQuestion, Upstream,
+    Authorities, Config, Drain, EndpointAddress, HealthCheck, Limits, Listener, Networks, Question, TlsQuestion,
+    Upstream,
 };
 use crate::routing::{Route, RouteLimits};
 
@@ -24,6 +25,9 @@ impl Display for Config {
         self.upstreams.iter().try_for_each(|upstream| write_upstream(f, upstream))?;
         writeln!(f, "on_route_change: {}", word(&ESTABLISHED, &self.on_route_change))?;
         write_limits(f, &self.limits)?;
+        let Drain { grace, spread, deadline } = self.drain;
+        let [grace, spread, deadline] = [grace, spread, deadline].map(Span);
+        writeln!(f, "drain:\n  grace: {grace}\n  spread: {spread}\n  deadline: {deadline}")?;
         match self.dns.servers.as_slice() {
             [] => writeln!(f, "# dns: as in /etc/resolv.conf")?,
             servers => writeln!(f, "dns:\n  servers: {}", list(servers))?,
