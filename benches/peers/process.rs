@@ -49,12 +49,13 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let pids = self.pids();
-        signal(self.0.id(), Signal::TERM);
         let deadline = Instant::now() + Duration::from_secs(3);
         while Instant::now() < deadline {
             if self.ended().is_some() {
                 return;
             }
+            // Again and again: the first may only begin a long leave.
+            signal(self.0.id(), Signal::TERM);
             thread::sleep(Duration::from_millis(10));
         }
         for pid in pids {

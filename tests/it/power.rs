@@ -650,9 +650,9 @@ fn nothing_that_a_gate_needs_is_refused() {
     tcp::read_exactly(&mut client, hello("b.test").len());
     wait_until("a log line for each that ended", || gate.log().len() == 4);
     assert!(gate.log().iter().any(|line| line["spliced"].as_u64() > Some(0)), "{:?}", gate.log());
-    assert_eq!(gate.stop(Signal::TERM).code(), Some(0));
+    assert_eq!(gate.stop(Signal::TERM).code(), Some(3), "one had just been served");
     let pid = gate.pid().to_string();
-    let is_end = |line: &str| line.split_whitespace().next() == Some(&pid) && line.ends_with("+++ exited with 0 +++");
+    let is_end = |line: &str| line.split_whitespace().next() == Some(&pid) && line.ends_with("+++ exited with 3 +++");
     wait_until("the end of the trace", || fs::read_to_string(&trace).unwrap().lines().any(is_end));
     let trace = fs::read_to_string(&trace).unwrap();
     let (_, inside) = trace.split_once("seccomp(SECCOMP_SET_MODE_FILTER").expect("it enters the sandbox");
