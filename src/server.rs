@@ -3,17 +3,19 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rustix::process::{Resource, getrlimit};
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{oneshot, watch};
+use tokio::time::sleep;
 
-use crate::config::Config;
+use crate::config::{Config, Drain};
 use crate::control::{self, Order};
 use crate::crew::Crew;
-use crate::drain::{Stage, Stages};
+use crate::drain::{Remains, Stage, Stages, take_leave};
 use crate::given::{Given, Held, UnfitSocket};
 use crate::limits::{DoesNotFit, Plan, Seats};
 use crate::observe::access_log::AccessLog;
@@ -22,18 +24,30 @@ use crate::reload::{CannotBind, Changed, InForce};
 use crate::watchdog::Watchdog;
 use crate::worker::{self, Equipment};
 
+/// How often it is looked whether the workers have ended, of a process that takes its leave.
+const CHECK: Duration = Duration::from_millis(5);
+
 /// A running gate.
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<(Arc<str>, SocketAddr)>,
     plan: Plan,
     orders: UnboundedSender<Order>,
-    threads: Vec<JoinHandle<()>>,
+    control: JoinHandle<()>,
+    workers: Vec<Worker>,
     /// The threads run for as long as it is there.
     stage: watch::Sender<Stage>,
     /// Until it is started.
     watchdog: Option<Watchdog>,
     log: AccessLog,
+}
+
+#[derive(Debug)]
+struct Worker {
+    thread: JoinHandle<usize>,
+    /// Counts its connections.
+    open: Arc<AtomicUsize>,
+    orders: UnboundedSender<worker::Order>,
 }
 
 /// Why a gate could not start.
@@ -81,20 +95,21 @@ impl Server {
         given.check(config)?;
         let plan = Plan::of(config, getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))?;
         let (workers, received): (Vec<_>, Vec<_>) = (0..config.workers.get()).map(|_| unbounded_channel()).unzip();
-        let (in_force, keepers) = InForce::start(config, plan.clone(), workers, given)?;
+        let (in_force, keepers) = InForce::start(config, plan.clone(), workers.clone(), given)?;
         let current = Arc::clone(in_force.current());
         let (orders, control) = unbounded_channel();
         let addresses = in_force.addresses();
         let (stage, mut watchdog) = (watch::Sender::new(Stage::Open), Watchdog::default());
-        let mut server = Self { addresses, plan, orders, threads: Vec::new(), stage, watchdog: None, log };
-        let (watched, stages) = (watchdog.watch("control"), server.stage.subscribe());
-        server.threads.push(control::start(in_force, keepers, &config.dns, control, watched, stages)?);
+        let watched = watchdog.watch("control");
+        let control = control::start(in_force, keepers, &config.dns, control, watched, stage.subscribe())?;
+        let mut server = Self { addresses, plan, orders, control, workers: Vec::new(), stage, watchdog: None, log };
         let seats = Seats::of(server.plan.connections());
         let crews = Crew::of(config.workers.get());
-        for (number, (orders, crew)) in received.into_iter().zip(crews).enumerate() {
+        for (number, ((received, orders), crew)) in received.into_iter().zip(workers).zip(crews).enumerate() {
+            let open = crew.0.counter();
             let equipment = Equipment {
                 current: Arc::clone(&current),
-                orders,
+                orders: received,
                 crew,
                 share: server.plan.share(),
                 seats: Arc::clone(&seats),
@@ -102,7 +117,8 @@ impl Server {
                 ids: Ids::of_worker(number),
                 watched: watchdog.watch(format!("worker-{number}")),
             };
-            server.threads.push(worker::start(number, equipment, server.stage.subscribe())?);
+            let thread = worker::start(number, equipment, server.stages())?;
+            server.workers.push(Worker { thread, open, orders });
         }
         server.watchdog = Some(watchdog);
         Ok(server)
@@ -153,15 +169,53 @@ impl Server {
         }
     }
 
-    /// Stops accepting, ends what is open with the reason `drained`, and returns when all of it is closed and logged.
-    pub fn stop(self) {
-        drop(self.stage);
-        for thread in self.threads {
-            let name = thread.thread().name().map(str::to_owned);
-            if thread.join().is_err() {
-                tracing::error!(name, "a thread ended by a panic");
-            }
-        }
-        self.log.flush();
+    /// Connections open now.
+    pub fn open(&self) -> usize {
+        self.workers.iter().map(|worker| worker.open.load(Ordering::Relaxed)).sum()
     }
+
+    /// Takes leave of everybody, within these times. When this returns there is nobody left to wait for; what remains is to
+    /// [stop](Self::stop).
+    pub async fn drain(&self, times: &Drain) {
+        let gone = async {
+            while !self.workers.iter().all(|worker| worker.thread.is_finished()) {
+                sleep(CHECK).await;
+            }
+        };
+        take_leave(&self.stage, times, || self.open(), async || self.remaining().await, gone).await;
+    }
+
+    /// What is open still, of all workers.
+    async fn remaining(&self) -> Remains {
+        let mut all = Remains::default();
+        for Worker { orders, .. } in &self.workers {
+            let (done, remains) = oneshot::channel();
+            // A worker that is gone has no connection.
+            let _ = orders.send(worker::Order::Count(done));
+            all.join(remains.await.unwrap_or_default());
+        }
+        all
+    }
+
+    /// Stops accepting, ends what is open with the reason `drained`, and returns when all of it is closed and logged: how many
+    /// connections were drained while bytes were under way, or before they could end.
+    pub fn stop(self) -> usize {
+        drop(self.stage);
+        let mut cut = 0;
+        for Worker { thread, .. } in self.workers {
+            cut += join(thread).unwrap_or_default();
+        }
+        join(self.control);
+        self.log.flush();
+        cut
+    }
+}
+
+fn join<T>(thread: JoinHandle<T>) -> Option<T> {
+    let name = thread.thread().name().map(str::to_owned);
+    let result = thread.join().ok();
+    if result.is_none() {
+        tracing::error!(name, "a thread ended by a panic");
+    }
+    result
 }

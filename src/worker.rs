@@ -14,17 +14,18 @@ use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio::sync::oneshot;
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 
 use crate::connection::Tools;
 use crate::crew::{Crew, Inbox};
-use crate::drain::{Stage, Stages, over, reached};
+use crate::drain::{Remains, Spread, Stage, Stages, over, reached, told_by};
 use crate::limits::{Seats, Share, Undecided};
 use crate::listener::{self, Closing, Reception};
 use crate::observe::access_log::AccessLog;
 use crate::observe::ids::Ids;
-use crate::observe::live::{LiveTable, TICK};
+use crate::observe::live::{LiveTable, SLICE, TICK};
 use crate::outcome::Reason;
 use crate::relay::{Pipes, Scratch};
 use crate::revocation::Revocation;
@@ -35,6 +36,8 @@ use crate::watchdog::Watched;
 const STOP_LIMIT: Duration = Duration::from_secs(3);
 /// How often it looks whether they have.
 const STOP_CHECK: Duration = Duration::from_millis(5);
+/// How often connections are looked through for those that are to go next.
+const CLEAR_CHECK: Duration = Duration::from_millis(50);
 
 /// What a worker needs to start: everything in it is built already.
 pub struct Equipment {
@@ -63,6 +66,8 @@ pub enum Order {
     Open(Opening),
     /// Decide on every connection again: another configuration is in force.
     DecideAgain,
+    /// Say what is open.
+    Count(oneshot::Sender<Remains>),
 }
 
 /// A socket to accept from.
@@ -78,18 +83,26 @@ pub struct Opening {
     pub closing: Closing,
 }
 
-/// Starts a worker's thread; returns when it runs. It ends with the process.
+/// Starts a worker's thread; returns when it runs. It ends with the process, or when nobody new is to come and its last
+/// connection has ended; then it says how many were cut.
 ///
 /// # Errors
 /// When the thread or its runtime cannot be made.
-pub fn start(number: usize, equipment: Equipment, stages: Stages) -> io::Result<JoinHandle<()>> {
+pub fn start(number: usize, equipment: Equipment, stages: Stages) -> io::Result<JoinHandle<usize>> {
     let (started, start) = mpsc::sync_channel(1);
     let thread = thread::Builder::new().name(format!("worker-{number}")).spawn(move || match prepare(equipment) {
         Ok((runtime, orders, reception, inbox)) => {
             let _ = started.send(Ok(()));
+            let live = Rc::clone(&reception.tools.live);
             runtime.block_on(work(orders, reception, inbox, stages));
+            // Connections that are still there end with it.
+            drop(runtime);
+            live.cut()
         }
-        Err(error) => drop(started.send(Err(error))),
+        Err(error) => {
+            let _ = started.send(Err(error));
+            0
+        }
     })?;
     start.recv().map_err(|_| io::Error::other("a worker ended before it started"))??;
     Ok(thread)
@@ -118,6 +131,7 @@ async fn work(mut orders: UnboundedReceiver<Order>, reception: Rc<Reception>, in
     let live = &reception.tools.live;
     let mut receiving = JoinSet::new();
     receiving.spawn_local(adopt(inbox, Rc::clone(&reception), stages.clone()));
+    tokio::task::spawn_local(clear(Rc::clone(live), stages.clone()));
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut revocation = Revocation::new(Rc::clone(live), Arc::clone(&reception.tools.current));
@@ -131,22 +145,57 @@ async fn work(mut orders: UnboundedReceiver<Order>, reception: Rc<Reception>, in
                     }
                 }
                 Order::DecideAgain => revocation.begin(),
+                Order::Count(done) => drop(tokio::task::spawn_local(count(Rc::clone(live), done))),
             },
             () = revocation.proceed() => {}
             // What is closed is done with.
             Some(_) = receiving.join_next() => {}
+            // Who hands connections over is heard until nobody new is to come.
+            () = all_closed(&reception), if receiving.is_empty() => return,
             () = over(&mut stages) => break,
         }
     }
     live.stop_all(Reason::Drained);
-    let all_closed = async {
+    let done = async {
         while receiving.join_next().await.is_some() {}
-        while reception.crew.open() > 0 {
-            sleep(STOP_CHECK).await;
-        }
+        all_closed(&reception).await;
     };
-    // Connections that are still there then end with the runtime.
-    let _ = timeout(STOP_LIMIT, all_closed).await;
+    let _ = timeout(STOP_LIMIT, done).await;
+}
+
+/// Waits until no connection is there.
+async fn all_closed(reception: &Reception) {
+    while reception.crew.open() > 0 {
+        sleep(STOP_CHECK).await;
+    }
+}
+
+/// Tells those to go who are there still, once it is time for that.
+async fn clear(live: Rc<LiveTable>, mut stages: Stages) {
+    let by = told_by(&mut stages).await;
+    let spread = Spread::new(live.len(), by);
+    while let Some(may_stay) = spread.may_stay() {
+        for slice in live.first_to_go(may_stay).chunks(SLICE) {
+            slice.iter().for_each(|live| live.stop(Reason::Drained));
+            yield_now().await;
+        }
+        sleep_until(by.min(Instant::now() + CLEAR_CHECK)).await;
+    }
+    live.stop_all(Reason::Drained);
+}
+
+/// Says what is open, having looked at a part at a time.
+async fn count(live: Rc<LiveTable>, done: oneshot::Sender<Remains>) {
+    let (mut remains, mut place) = (Remains::default(), 0);
+    loop {
+        place = live.visit(place, |live| remains.add(live.story()));
+        if place == 0 {
+            break;
+        }
+        yield_now().await;
+    }
+    // Who asked may be gone.
+    let _ = done.send(remains);
 }
 
 /// What accepts from the socket.
@@ -192,6 +241,7 @@ mod tests {
     use crate::config::LogFormat;
     use crate::limits::Plan;
     use crate::observe::lines::tests::Memory;
+    use crate::observe::live::tests::enter;
     use crate::snapshot::tests::{config, entrance, snapshot};
     use crate::watchdog::Watchdog;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -270,5 +320,49 @@ mod tests {
         runtime.block_on(async { reception.adopt(inbox.recv().await.unwrap()) });
         assert_eq!(reasons(&log, &memory), ["internal"]);
         assert_eq!((reception.crew.open(), seats.taken()), (0, 0));
+    }
+
+    #[test]
+    fn a_worker_ends_by_itself_when_nobody_is_to_come_and_its_last_connection_has_ended() {
+        let memory = Memory::default();
+        let (equipment, _other) = equipment(&memory);
+        let (runtime, orders, reception, inbox) = prepare(equipment).unwrap();
+        let (stage, stages) = watch::channel(Stage::Closing);
+        let live = Rc::clone(&reception.tools.live);
+        runtime.block_on(async {
+            let connection = enter(&live);
+            let working = tokio::task::spawn_local(work(orders, Rc::clone(&reception), inbox, stages));
+            stage.send_replace(Stage::Draining);
+            for _ in 0..100 {
+                yield_now().await;
+            }
+            assert!(!working.is_finished(), "one is there still");
+            drop(connection);
+            timeout(Duration::from_secs(30), working).await.unwrap().unwrap();
+        });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn connections_are_told_to_go_over_the_time_there_is() {
+        let live = Rc::new(LiveTable::default());
+        let connections: Vec<_> = (0..1_000).map(|_| enter(&live)).collect();
+        let (stage, stages) = watch::channel(Stage::Draining);
+        let told = || connections.iter().filter(|live| live.stop_reason().is_some()).count();
+        let watched = async {
+            assert_eq!(told(), 0);
+            stage.send_replace(Stage::Clearing { by: Instant::now() + Duration::from_secs(9) });
+            let mut counts = Vec::new();
+            for _ in 0..9 {
+                sleep(Duration::from_secs(1)).await;
+                counts.push(told());
+            }
+            counts
+        };
+        let (counts, ()) = tokio::join!(watched, clear(Rc::clone(&live), stages));
+        for (second, told) in (1..9).zip(&counts) {
+            assert!(told.abs_diff(1_000 * second / 9) <= 10, "{counts:?}");
+        }
+        assert_eq!(told(), 1_000);
+        assert_eq!(enter(&live).stop_reason(), Some(Reason::Drained), "who comes later, too");
     }
 }

@@ -1,5 +1,6 @@
 //! `snigate run`: the gate itself, until it is told to stop.
 
+mod leave;
 mod neighbours;
 
 use std::io;
@@ -18,9 +19,8 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use super::STOPPED_SHORT;
 use crate::config::files::FileWatch;
-use crate::config::{Config, Log, LogFormat};
+use crate::config::{Config, Drain, Log, LogFormat};
 use crate::observe::access_log::AccessLog;
 use crate::observe::lines::Lines;
 use crate::power::{self, GivenUp};
@@ -34,9 +34,9 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Run the gate until SIGTERM or SIGINT
 ///
 /// Each connection leaves a line in the access log on standard output when it ends; messages go to standard error. All
-/// listeners are bound before the first connection is accepted. SIGTERM or SIGINT stops accepting and ends what is open
-/// with a FIN to both sides; the same again stops at once. SIGHUP, or another content of the file, puts the new
-/// configuration in force without touching a connection; one with a mistake changes nothing.
+/// listeners are bound before the first connection is accepted. SIGTERM or SIGINT stops accepting, gives what is open time to
+/// end, and closes the rest with a FIN to both sides, as `drain` has it; another stops at once. SIGHUP, or another content of
+/// the file, puts the new configuration in force without touching a connection; one with a mistake changes nothing.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
     /// The configuration file
@@ -75,8 +75,7 @@ fn serve(config: &Config, path: &Path, given_up: &GivenUp, mut neighbours: Neigh
         false => AccessLog::off(),
     };
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut stop, mut hang_up) =
-        control.block_on(async { io::Result::Ok((StopSignals::install()?, signal(SignalKind::hangup())?)) })?;
+    let signals = control.block_on(async { Signals::install() })?;
     let mut server = Server::start_with(neighbours.take_sockets(), config, log)?;
     let plan = server.plan();
     tracing::info!(
@@ -90,42 +89,49 @@ fn serve(config: &Config, path: &Path, given_up: &GivenUp, mut neighbours: Neigh
     }
     neighbours.server_accepts(&mut server)?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = config.workers, config = %path.display(), "ready");
-    let code = control.block_on(async {
-        let mut watch = FileWatch::new(path);
-        let mut looks = interval(LOOK);
-        let mut change = None;
-        let cause = loop {
-            tokio::select! {
-                signal = stop.next() => break signal.to_owned(),
-                version = neighbours.replaced() => break format!("snigate {version} has taken its place"),
-                _ = hang_up.recv() => change = Some("SIGHUP"),
-                _ = looks.tick() => change = change.or(watch.has_changed().then_some("the file has changed")),
-            }
-            // Where a newer process is starting it waits, and is tried again at the next look.
-            if let Some(change) = change.take_if(|_| !neighbours.is_being_replaced()) {
-                neighbours.reload_begins();
-                neighbours.reload_ends(reload(&server, path, given_up, change).await);
-            }
-        };
-        tracing::info!(cause, "stopping; a second signal stops at once");
-        neighbours.stop_begins(&cause);
-        let stopped = tokio::task::spawn_blocking(move || server.stop());
-        tokio::select! {
-            result = stopped => {
-                result.context("stopping failed")?;
-                tracing::info!("stopped");
-                Ok(ExitCode::SUCCESS)
-            }
-            _ = stop.next() => Ok(ExitCode::from(STOPPED_SHORT)),
-        }
-    });
+    let code = control.block_on(operate(server, config.drain, path, given_up, neighbours, signals));
     // Does not wait for the stop that a second signal cut short.
     control.shutdown_background();
     code
 }
 
+/// Takes other configurations over until it is told to stop, and takes its leave then.
+async fn operate(
+    server: Server,
+    mut drain: Drain,
+    path: &Path,
+    given_up: &GivenUp,
+    mut neighbours: Neighbours,
+    mut signals: Signals,
+) -> anyhow::Result<ExitCode> {
+    let mut watch = FileWatch::new(path);
+    let mut looks = interval(LOOK);
+    let mut change = None;
+    let cause = loop {
+        tokio::select! {
+            told = signals.next() => match told {
+                Told::Stop(signal) => break signal.to_owned(),
+                Told::Reload => change = Some("SIGHUP"),
+            },
+            version = neighbours.replaced() => {
+                // Who comes is served by the newer one: there is nobody to wait for who has yet to notice.
+                drain.grace = Duration::ZERO;
+                break format!("snigate {version} has taken its place");
+            }
+            _ = looks.tick() => change = change.or(watch.has_changed().then_some("the file has changed")),
+        }
+        // Where a newer process is starting it waits, and is tried again at the next look.
+        if let Some(change) = change.take_if(|_| !neighbours.is_being_replaced()) {
+            neighbours.reload_begins();
+            neighbours.reload_ends(reload(&server, path, given_up, change, &mut drain).await);
+        }
+    };
+    neighbours.stop_begins(&cause);
+    leave::leave(server, &cause, &drain, &mut signals).await
+}
+
 /// Puts what the file says now in force, or says why not; returns whether it is.
-async fn reload(server: &Server, path: &Path, given_up: &GivenUp, cause: &str) -> bool {
+async fn reload(server: &Server, path: &Path, given_up: &GivenUp, cause: &str, drain: &mut Drain) -> bool {
     let file = path.display();
     let loaded = Config::load(path);
     let beyond = given_up.beyond_reach(&loaded);
@@ -143,8 +149,10 @@ async fn reload(server: &Server, path: &Path, given_up: &GivenUp, cause: &str) -
     for warning in &config.warnings {
         tracing::warn!(config = %file, "{warning}");
     }
+    let wanted = config.drain;
     match server.reload(config).await {
         Ok(Changed { difference, addresses }) => {
+            *drain = wanted;
             for (listener, address) in addresses {
                 tracing::debug!(%listener, %address, "listening");
             }
@@ -161,20 +169,39 @@ async fn reload(server: &Server, path: &Path, given_up: &GivenUp, cause: &str) -
     }
 }
 
-struct StopSignals {
-    terminate: Signal,
-    interrupt: Signal,
+/// What a signal says.
+enum Told {
+    Stop(&'static str),
+    Reload,
 }
 
-impl StopSignals {
+/// The signals that a gate heeds.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hang_up: Signal,
+}
+
+impl Signals {
     fn install() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        let [terminate, interrupt, hang_up] = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
+        Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)?, hang_up: signal(hang_up)? })
     }
 
-    async fn next(&mut self) -> &'static str {
+    async fn next(&mut self) -> Told {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Told::Stop("SIGTERM"),
+            _ = self.interrupt.recv() => Told::Stop("SIGINT"),
+            _ = self.hang_up.recv() => Told::Reload,
+        }
+    }
+
+    /// Waits for one that says to stop.
+    async fn stop(&mut self) -> &'static str {
+        loop {
+            if let Told::Stop(signal) = self.next().await {
+                return signal;
+            }
         }
     }
 }

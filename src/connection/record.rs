@@ -134,6 +134,9 @@ impl Drop for Record {
     fn drop(&mut self) {
         // Without an end it was cut short: by a panic, or by our stop.
         let stopped = self.live.stop_reason().filter(|_| !std::thread::panicking());
+        if self.end.is_none() {
+            self.live.note_cut();
+        }
         let reason = stopped.unwrap_or(Reason::Internal);
         let end = self.end.unwrap_or(End { reason, closed_by: ClosedBy::Snigate });
         self.tell(end);
@@ -246,5 +249,6 @@ mod tests {
         drop(record);
         tools.log.flush();
         assert_eq!(ends(&memory)[0][1..], ["drained", "snigate"]);
+        assert_eq!(tools.live.cut(), 1);
     }
 }

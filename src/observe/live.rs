@@ -2,6 +2,7 @@
 //!
 //! There is no timer a connection: one coarse tick a worker sweeps the table and stops what was silent for too long.
 
+mod leaving;
 mod table;
 
 use std::cell::{Cell, OnceCell};
@@ -50,6 +51,8 @@ pub struct Live {
     look: Cell<bool>,
     pace: Cell<Pace>,
     stop: Cell<Option<Reason>>,
+    /// It ends while bytes are under way.
+    cut: Cell<bool>,
     waker: Cell<Option<Waker>>,
     /// It closes at its moment, unless it is spared before.
     revoked: Cell<bool>,

@@ -218,6 +218,11 @@ impl Direction {
         self.saw_fin
     }
 
+    /// Whether bytes were read that the other side has not taken yet.
+    pub(super) fn holds_bytes(&self) -> bool {
+        self.undelivered.bytes().is_some() || self.pipe.as_ref().is_some_and(|pipe| !pipe.is_empty())
+    }
+
     /// Whether nothing more will be moved.
     pub(super) fn is_done(&self) -> bool {
         self.stage == Stage::Done

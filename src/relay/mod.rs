@@ -120,6 +120,9 @@ impl Relay {
 
     fn poll(&mut self, cx: &mut Context<'_>, live: &Live, scratch: &Scratch, pipes: &Pipes) -> Poll<End> {
         if let Some(reason) = live.poll_stop(cx) {
+            if live.is_moving() || self.sent.holds_bytes() || self.received.holds_bytes() {
+                live.note_cut();
+            }
             // A side that broke off before, and whose last words nobody took, is why it ends.
             let stopped = End { reason, closed_by: ClosedBy::Snigate };
             return Poll::Ready(self.broken.map_or(stopped, End::by));

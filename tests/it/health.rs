@@ -275,7 +275,8 @@ fn who_does_not_answer_is_left_out_however_it_falls_silent() {
     assert!(stage.all_go_to(gate.address(), &api));
     process.signal(Signal::CONT);
     wait_until("it serves again", || stage.some_go_to(gate.address(), &behind));
-    assert!(process.stop(Signal::TERM).success());
+    // Sessions of probes may be open, and just used.
+    assert!(matches!(process.stop(Signal::TERM).code(), Some(0 | 3)));
 }
 
 #[test]

@@ -17,6 +17,7 @@ mod curl;
 mod demo;
 mod descriptors;
 mod docs;
+mod draining;
 mod endpoints;
 mod exhaustion;
 mod half_close;

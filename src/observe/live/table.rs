@@ -21,11 +21,13 @@ pub const SLICE: usize = 256;
 pub struct LiveTable {
     ids: Ids,
     clock: Rc<Cell<u32>>,
-    entries: RefCell<Slab<Rc<Live>>>,
+    pub(super) entries: RefCell<Slab<Rc<Live>>>,
     /// As many as there are entries, for other threads to read.
     count: Arc<AtomicUsize>,
     /// Set once all are stopped, for those that enter later.
     stop: Cell<Option<Reason>>,
+    /// How many were drained while bytes were under way, or before they could end.
+    pub(super) cut: Cell<usize>,
 }
 
 impl LiveTable {
@@ -47,6 +49,7 @@ impl LiveTable {
             look: Cell::new(false),
             pace: Cell::new(Pace::New),
             stop: Cell::new(self.stop.get()),
+            cut: Cell::new(false),
             waker: Cell::new(None),
             revoked: Cell::new(false),
             notice: OnceCell::new(),
@@ -130,5 +133,8 @@ impl Drop for LiveEntry {
     fn drop(&mut self) {
         self.table.entries.borrow_mut().remove(self.key);
         self.table.count.fetch_sub(1, Ordering::Relaxed);
+        if self.live.cut.get() && self.live.stop_reason() == Some(Reason::Drained) {
+            self.table.cut.set(self.table.cut.get() + 1);
+        }
     }
 }

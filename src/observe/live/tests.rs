@@ -18,7 +18,7 @@ fn an_entry_fits_into_a_gap() {
     assert!(size <= 104, "{size}");
 }
 
-fn entry(idle: u64, half_closed: u64) -> (Rc<LiveTable>, LiveEntry) {
+pub(super) fn entry(idle: u64, half_closed: u64) -> (Rc<LiveTable>, LiveEntry) {
     let table = Rc::new(LiveTable::default());
     let entry = enter(&table);
     entry.limit_silence(Duration::from_secs(idle), Duration::from_secs(half_closed));

@@ -2,7 +2,7 @@
 
 use super::tools::{self, Run};
 use super::{descriptors, wait_for, wait_until};
-use rustix::process::{Pid, Signal, Uid, kill_process};
+use rustix::process::{Pid, Signal, Uid, getuid, kill_process};
 use serde_json::Value;
 use snigate::config::{Config, Difference, LogFormat};
 use snigate::observe::access_log::AccessLog;
@@ -175,6 +175,8 @@ impl Drop for Gate {
 /// `snigate run` in a process of its own, so that what it holds can be counted; killed when dropped.
 pub struct GateProcess {
     child: Child,
+    /// The gate's own, which may be a child of our child.
+    pid: u32,
     address: SocketAddr,
     /// Everything it prints.
     pub lines: Lines,
@@ -233,6 +235,27 @@ impl GateProcess {
         command(&self.folder, &yaml)
     }
 
+    /// [`GateProcess::start`] as the first process of a container: number 1 of a namespace of its own, to which the kernel
+    /// brings no signal that it does not wait for. `None`, said aloud, where that is not possible.
+    ///
+    /// With `SNIGATE_REQUIRE_TOOLS=1` that is a failure.
+    pub fn start_as_first(yaml: &str) -> Option<Self> {
+        let mut starter = Command::new(tools::require("unshare")?);
+        starter.args(["--pid", "--fork", "--kill-child"]);
+        if !getuid().is_root() {
+            starter.args(["--user", "--map-root-user"]);
+        }
+        if !tools::run(Command::new(starter.get_program()).args(starter.get_args()).arg("true"), "").status.success() {
+            tools::lack("no namespace of processes, for which it takes root or the right to make one of users");
+            return None;
+        }
+        let gate = Self::start_by(&mut starter, yaml);
+        let status = fs::read_to_string(format!("/proc/{}/status", gate.pid)).unwrap();
+        let numbers = status.lines().find(|line| line.starts_with("NSpid:")).unwrap();
+        assert!(numbers.ends_with("\t1"), "{numbers}");
+        Some(gate)
+    }
+
     fn launch(command: &mut Command, folder: impl Into<Arc<TempDir>>) -> Self {
         let mut child = command.spawn().unwrap();
         let lines = Lines::default();
@@ -243,8 +266,9 @@ impl GateProcess {
             }
             lines.all().iter().any(|line| is_ready(line))
         });
-        let address = descriptors::listening(child.id()).unwrap();
-        Self { child, address, lines, folder: folder.into() }
+        let pid = if descriptors::listening(child.id()).is_some() { child.id() } else { only_child(child.id()) };
+        let address = descriptors::listening(pid).unwrap();
+        Self { child, pid, address, lines, folder: folder.into() }
     }
 
     /// Runs one that is expected to end by itself.
@@ -276,7 +300,7 @@ impl GateProcess {
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid
     }
 
     /// The lines of the access log so far.
@@ -287,7 +311,8 @@ impl GateProcess {
 
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        let pid = Pid::from_raw(self.pid.try_into().unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
     }
 
     /// Sends a signal and waits for the end.
@@ -323,11 +348,27 @@ fn command_of(program: &Path, folder: &TempDir, yaml: &str) -> Command {
     // A gate that takes another user reads it as that one.
     fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
     let config = folder.path().join("snigate.yaml");
-    fs::write(&config, yaml).unwrap();
+    fs::write(&config, hurried(yaml)).unwrap();
     fs::set_permissions(&config, Permissions::from_mode(0o644)).unwrap();
     let mut command = Command::new(program);
     command.arg("run").arg("--config").arg(config).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
+}
+
+/// The same for a gate that takes no time for its leave, unless it says how much: most tests do not wait for it.
+fn hurried(yaml: &str) -> String {
+    if yaml.contains("drain:") {
+        return yaml.to_owned();
+    }
+    let first = yaml.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
+    let indent = &first[..first.len() - first.trim_start().len()];
+    format!("{yaml}\n{indent}drain: {{ grace: 0, spread: 0, deadline: 0 }}\n")
+}
+
+/// The process that this one started.
+fn only_child(pid: u32) -> u32 {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    children.trim().parse().unwrap_or_else(|_| panic!("children of {pid}: {children:?}"))
 }
 
 /// The message that comes after everything was started, in either form of the log.

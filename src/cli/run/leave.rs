@@ -1,0 +1,37 @@
+//! How a running gate ends.
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+
+use super::Signals;
+use crate::cli::STOPPED_SHORT;
+use crate::config::{Drain, span};
+use crate::server::Server;
+
+/// Takes leave of everybody, within these times; with another signal, of nobody.
+pub(super) async fn leave(server: Server, cause: &str, times: &Drain, again: &mut Signals) -> anyhow::Result<ExitCode> {
+    let (connections, grace, deadline) = (server.open(), span(times.grace), span(times.deadline));
+    tracing::info!(cause, connections, %grace, %deadline, "stopping; a second signal stops at once");
+    tokio::select! {
+        () = server.drain(times) => {}
+        signal = again.stop() => {
+            let connections = server.open();
+            tracing::warn!(signal, connections, "stopped at once");
+            return Ok(code(connections));
+        }
+    }
+    let stopped = tokio::task::spawn_blocking(move || server.stop());
+    tokio::select! {
+        cut = stopped => {
+            let cut = cut.context("stopping failed")?;
+            tracing::info!(cut, "stopped");
+            Ok(code(cut))
+        }
+        _ = again.stop() => Ok(ExitCode::from(STOPPED_SHORT)),
+    }
+}
+
+fn code(cut: usize) -> ExitCode {
+    if cut == 0 { ExitCode::SUCCESS } else { ExitCode::from(STOPPED_SHORT) }
+}
