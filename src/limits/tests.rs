@@ -99,6 +99,18 @@ fn at_the_cap_the_oldest_undecided_goes() {
 }
 
 #[test]
+fn who_is_told_to_end_already_is_not_shed_for_another() {
+    let stage = Stage::set("", "");
+    let clients: Vec<_> = (0..3).map(|_| stage.accept()).collect();
+    clients[0].live.stop(Reason::Drained);
+    assert!(stage.undecided.shed_oldest());
+    let reasons: Vec<_> = clients.iter().map(|client| client.live.stop_reason()).collect();
+    assert_eq!(reasons, [Some(Reason::Drained), Some(Reason::LimitUndecided), None]);
+    clients[2].live.stop(Reason::Drained);
+    assert!(!stage.undecided.shed_oldest(), "there is none whose seat would be free at once");
+}
+
+#[test]
 fn a_source_sheds_its_own_oldest() {
     let stage = Stage::set("undecided_per_source: 2", "");
     let sources = ["192.0.2.1", "2001:db8::1", "192.0.2.1", "2001:db8::2", "::ffff:192.0.2.1"];

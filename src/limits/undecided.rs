@@ -74,10 +74,11 @@ impl Undecided {
         self.shed_first(|_, _| true)
     }
 
-    /// Ends the oldest of the wanted ones.
+    /// Ends the oldest of the wanted ones. Not who was told to end before, for whatever reason: it takes its time.
     fn shed_first(&self, wanted: impl Fn(u64, &Waiting) -> bool) -> bool {
+        let is_it = |number, waiting: &Waiting| waiting.live.stop_reason().is_none() && wanted(number, waiting);
         let found =
-            self.waiting.borrow().iter().find(|(number, waiting)| wanted(**number, waiting)).map(|(key, _)| *key);
+            self.waiting.borrow().iter().find(|(number, waiting)| is_it(**number, waiting)).map(|(key, _)| *key);
         let Some(shed) = found.and_then(|number| self.leave(number)) else { return false };
         shed.live.stop(Reason::LimitUndecided);
         true
