@@ -175,14 +175,19 @@ pub async fn accept(
 ) {
     let (mut trouble, mut crowd) = (Trouble::default(), Crowd::default());
     let mut spare = Spare::of(&socket);
+    // Whoever comes once the door is to close does not hold it open: only so many can have waited.
+    let mut may_have_waited = BACKLOG;
     loop {
         let accepted = tokio::select! {
             biased;
             // Those who wait already come first: a socket that closes resets them.
-            accepted = socket.accept() => accepted,
+            accepted = socket.accept(), if may_have_waited > 0 => accepted,
             () = reached(&mut stages, Stage::Draining) => return,
             _ = closed(&mut closing) => return,
         };
+        if *stages.borrow() >= Stage::Draining || closing.borrow().is_some() {
+            may_have_waited -= 1;
+        }
         let Some(entrance) = entrance(door, &reception, &mut closing).await else { return };
         let listener = &entrance.listener.name;
         match accepted {

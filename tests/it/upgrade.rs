@@ -40,6 +40,7 @@ impl Stage {
 routes: [{{ server_names: [a.test], upstream: up }}]
 upstreams: {{ up: {{ endpoints: ['{}'] }} }}
 workers: 2
+drain: {{ grace: 10s, spread: 1s, deadline: 30s }}
 upgrade_socket: {}
 {keys}",
             self.address,
@@ -59,7 +60,7 @@ upgrade_socket: {}
         served().map_err(|error| error.kind())
     }
 
-    /// Clients, one after the other in several threads, while `act` goes on: none may be refused or reset. Returns how many
+    /// Clients, one after the other in several threads, while `act` goes on: none may be refused, reset or cut. Returns how many
     /// were served.
     fn storm(&self, act: impl FnOnce()) -> usize {
         let (served, over) = (AtomicUsize::new(0), AtomicBool::new(false));
@@ -67,12 +68,8 @@ upgrade_socket: {}
             for _ in 0..4 {
                 scope.spawn(|| {
                     while !over.load(Ordering::Relaxed) {
-                        match self.client() {
-                            Ok(()) => _ = served.fetch_add(1, Ordering::Relaxed),
-                            // Connected already when the old process closed what was open.
-                            Err(ErrorKind::UnexpectedEof) => {}
-                            Err(other) => panic!("{other} after {served:?} clients"),
-                        }
+                        self.client().unwrap_or_else(|error| panic!("{error} after {served:?} clients"));
+                        served.fetch_add(1, Ordering::Relaxed);
                     }
                 });
             }
@@ -143,7 +140,7 @@ fn a_new_process_that_fails_changes_nothing() {
         gate.lines.wait("that one went away", |line| line.contains("a newer process did not take over"));
         fs::write(gate.config(), stage.yaml("", "")).unwrap();
         let next = gate.start_next();
-        assert_eq!(gate.wait().code(), Some(0));
+        assert_eq!(gate.wait().code(), Some(0), "{:?}", gate.lines.all());
         gate = next;
     });
     assert!(served > 0);
@@ -194,7 +191,7 @@ fn listeners_come_and_go_with_an_upgrade() {
     for (listeners, listens) in [(&*more, true), ("", false)] {
         fs::write(gate.config(), stage.yaml(listeners, "workers: 1\n").replacen("workers: 2\n", "", 1)).unwrap();
         let next = gate.start_next();
-        assert_eq!(gate.wait().code(), Some(0));
+        assert_eq!(gate.wait().code(), Some(0), "{:?}", gate.lines.all());
         gate = next;
         stage.client().unwrap();
         wait_until("as configured", || TcpStream::connect(other).is_ok() == listens);
