@@ -5,10 +5,10 @@
 
 mod credentials;
 mod http;
+mod report;
 mod tls;
 mod watch;
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,10 +21,10 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
 use super::certificate::Certificate;
-use super::health::Proof;
 use crate::config::{HealthCheck, HttpQuestion, Question};
 use crate::proxy_protocol::Version;
 use credentials::{Credentials, Loaded};
+pub use report::{Identity, ProbeFailure, Report, Stage};
 pub use tls::Refusal;
 pub use watch::{Told, watch};
 
@@ -33,102 +33,6 @@ pub use watch::{Told, watch};
 const KEPT_FOR: Duration = Duration::from_secs(60);
 /// How long the other side may take to close after us.
 const FAREWELL: Duration = Duration::from_secs(1);
-
-/// What one probe found.
-#[derive(Debug)]
-pub struct Report {
-    /// Whether the endpoint is well.
-    pub outcome: Result<(), ProbeFailure>,
-    /// Who answered.
-    pub identity: Identity,
-    /// The certificate that was shown, believed or not.
-    pub certificate: Option<Arc<Certificate>>,
-}
-
-/// Who answered a probe.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Identity {
-    /// Nobody was asked for proof.
-    NotAsked,
-    /// No certificate was shown: the probe did not get so far, or went over a connection that was there.
-    NotSeen,
-    /// The endpoint is who it should be.
-    Verified,
-    /// It is not, or cannot show that it is.
-    Refused(Refusal),
-}
-
-/// Why an endpoint is not well.
-#[derive(Debug, thiserror::Error)]
-pub enum ProbeFailure {
-    /// The files that say whom to believe were never readable.
-    #[error("cannot verify anybody: {0}")]
-    Files(String),
-    /// The time was over.
-    #[error("no answer within {}: {stage}", humantime::format_duration(*.limit))]
-    TimedOut {
-        /// What it was waiting for.
-        stage: Stage,
-        /// How long it waited in all.
-        limit: Duration,
-    },
-    /// No connection.
-    #[error("cannot connect: {0}")]
-    Connect(io::Error),
-    /// A connection, but no TLS.
-    #[error("no TLS handshake: {0}")]
-    Handshake(String),
-    /// TLS with somebody else.
-    #[error("not who it should be: {0}")]
-    Refused(Refusal),
-    /// TLS, but no answer to the request.
-    #[error("no HTTP answer: {0}")]
-    NoAnswer(String),
-    /// An answer, and the wrong one.
-    #[error("answered with status {0}")]
-    Status(u16),
-}
-
-/// How far a probe came.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Stage {
-    /// Waiting for TCP.
-    #[default]
-    Connecting,
-    /// Waiting for TLS.
-    Handshaking,
-    /// Waiting for the answer.
-    Asking,
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Connecting => "it does not accept",
-            Self::Handshaking => "it accepts, but does not complete a TLS handshake",
-            Self::Asking => "it does not answer the request",
-        })
-    }
-}
-
-impl Report {
-    /// Whether the endpoint is ready, for [`super::health::Health::note`]; `None` if it was not asked, for want of proof.
-    pub fn passed(&self) -> Option<bool> {
-        match self.outcome {
-            Err(ProbeFailure::Refused(_)) => None,
-            _ => Some(self.outcome.is_ok()),
-        }
-    }
-
-    /// What is said about identity, likewise.
-    pub fn proof(&self) -> Proof {
-        match self.identity {
-            Identity::NotAsked | Identity::NotSeen => Proof::None,
-            Identity::Verified => Proof::Given,
-            Identity::Refused(_) => Proof::Failed,
-        }
-    }
-}
 
 /// What the probes of one upstream share.
 #[derive(Debug)]
