@@ -22,12 +22,16 @@ const EXPIRES_SOON: Duration = Duration::from_hours(21 * 24);
 pub struct Certificate {
     /// Whom it is for.
     pub names: Vec<Name>,
+    /// Its owner, as a distinguished name.
+    pub subject: String,
     /// Who signed it, as a distinguished name.
     pub issuer: String,
     /// When it ends.
     pub not_after: SystemTime,
     /// Its key.
     pub key: Pin,
+    /// What people compare it by.
+    pub fingerprint: String,
 }
 
 /// One of the names that a certificate is for.
@@ -50,9 +54,11 @@ impl Certificate {
         let not_after = u64::try_from(certificate.validity().not_after.timestamp()).unwrap_or_default();
         Some(Self {
             names,
+            subject: without_controls(&certificate.subject().to_string()),
             issuer: without_controls(&certificate.issuer().to_string()),
             not_after: SystemTime::UNIX_EPOCH + Duration::from_secs(not_after),
             key: Pin(key.as_ref().try_into().ok()?),
+            fingerprint: fingerprint(der),
         })
     }
 
@@ -62,6 +68,12 @@ impl Certificate {
         text.truncate("2026-01-02".len());
         text
     }
+}
+
+/// The SHA-256 fingerprint of a certificate's DER, as `openssl x509 -fingerprint -sha256` writes it.
+pub fn fingerprint(der: &[u8]) -> String {
+    let digest = digest(&SHA256, der);
+    digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":")
 }
 
 /// From the wire: nothing in it may move a terminal's cursor.
@@ -232,7 +244,8 @@ mod tests {
     fn certificate(names: &[&str]) -> Certificate {
         let names = names.iter().map(|name| Name::Dns((*name).to_owned())).collect();
         let not_after = SystemTime::UNIX_EPOCH + Duration::from_hours(24 * 365);
-        Certificate { names, issuer: "CN=test".to_owned(), not_after, key: Pin([0; 32]) }
+        let [subject, issuer] = ["CN=a.test", "CN=test"].map(str::to_owned);
+        Certificate { names, subject, issuer, not_after, key: Pin([0; 32]), fingerprint: String::new() }
     }
 
     #[test]
@@ -246,11 +259,19 @@ mod tests {
         let names: Vec<String> = read.names.iter().map(Name::to_string).collect();
         assert_eq!(names, ["a.test", "*.b.test", "10.0.0.7", "2001:db8::1"]);
         assert!(read.issuer.contains("CN=somebody"), "{}", read.issuer);
+        assert_eq!(read.subject, read.issuer);
         assert_eq!(read.last_day(), "2031-02-03");
         let spki = digest(&SHA256, &key.subject_public_key_info());
         assert_eq!(read.key.0, spki.as_ref());
         assert_eq!(Certificate::read(b"nonsense"), None);
         assert_eq!(Name::Dns("a\u{1b}[31m".to_owned()).to_string(), "a\\u{1b}[31m");
+    }
+
+    #[test]
+    fn a_fingerprint_is_written_as_openssl_does() {
+        let text = fingerprint(b"abc");
+        assert!(text.starts_with("BA:78:16:BF:8F:01:CF:EA:"), "{text}");
+        assert_eq!(text.len(), 32 * 3 - 1);
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! The calls of `demo --once`: TLS through the gate, and whether each ended as it must.
 
-use super::certificates::{AUTHORITY_NAME, Authority, fingerprint};
+use super::certificates::{AUTHORITY_NAME, Authority};
 use super::service::{Service, version_name};
+use crate::upstream::certificate::fingerprint;
 use anyhow::{Context as _, bail, ensure};
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{AlertDescription, ClientConfig, ProtocolVersion, RootCertStore, SupportedProtocolVersion};

@@ -4,7 +4,6 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use std::fmt::Write as _;
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -49,17 +48,6 @@ impl Authority {
     }
 }
 
-/// The SHA-256 fingerprint as `openssl x509 -fingerprint -sha256` writes it.
-pub(super) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
-    let digest = ring::digest::digest(&ring::digest::SHA256, certificate);
-    let mut text = String::new();
-    for (index, byte) in digest.as_ref().iter().enumerate() {
-        let separator = if index == 0 { "" } else { ":" };
-        let _ = write!(text, "{separator}{byte:02X}"); // a String takes everything
-    }
-    text
-}
-
 /// The authority's certificate as a file for curl and openssl; removed when dropped.
 pub(super) struct AuthorityFile(PathBuf);
 
@@ -98,13 +86,6 @@ fn create_new(folder: &Path) -> io::Result<(PathBuf, File)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_fingerprint_is_written_as_openssl_does() {
-        let text = fingerprint(&CertificateDer::from(b"abc".to_vec()));
-        assert!(text.starts_with("BA:78:16:BF:8F:01:CF:EA:"), "{text}");
-        assert_eq!(text.len(), 32 * 3 - 1);
-    }
 
     #[test]
     fn the_authority_file_goes_with_its_guard() {
