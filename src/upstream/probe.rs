@@ -20,12 +20,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
-use super::certificate::Certificate;
 use crate::config::{HealthCheck, HttpQuestion, Question};
 use crate::proxy_protocol::Version;
 use credentials::{Credentials, Loaded};
 pub use report::{Identity, ProbeFailure, Report, Stage};
-pub use tls::Refusal;
+use tls::Shown;
+pub use tls::{HandshakeFailure, Refusal};
 pub use watch::{Told, watch};
 
 /// How long a connection is kept for further probes. A new one now and then sees what its successors will: a certificate
@@ -40,14 +40,26 @@ pub struct Prober {
     check: HealthCheck,
     credentials: Option<Credentials>,
     announced: Option<Version>,
+    /// What is offered by ALPN.
+    protocols: &'static [&'static [u8]],
 }
 
 impl Prober {
     /// For one `health_check`, of endpoints that expect this PROXY header: it will say that a probe is our own connection
     /// and no client's. Files are read at the first probe, and again when they change.
     pub fn new(check: &HealthCheck, announced: Option<Version>) -> Arc<Self> {
-        let credentials = check.tls().map(Credentials::new);
-        Arc::new(Self { check: check.clone(), credentials, announced })
+        // Only who will speak HTTP says so: a service that speaks something else must not refuse the rest for it.
+        let protocols: &[&[u8]] = if matches!(check.question, Question::Https(..)) { &[b"http/1.1"] } else { &[] };
+        Arc::new(Self::offering(protocols, check, announced))
+    }
+
+    /// As somebody who offers these protocols.
+    pub fn like_a_client(protocols: &'static [&'static [u8]], check: &HealthCheck) -> Arc<Self> {
+        Arc::new(Self::offering(protocols, check, None))
+    }
+
+    fn offering(protocols: &'static [&'static [u8]], check: &HealthCheck, announced: Option<Version>) -> Self {
+        Self { check: check.clone(), credentials: check.tls().map(Credentials::new), announced, protocols }
     }
 
     /// The probe of one endpoint.
@@ -80,7 +92,7 @@ struct Kept {
 struct Seen {
     stage: Stage,
     verdict: Option<Result<(), Refusal>>,
-    certificate: Option<Arc<Certificate>>,
+    shown: Shown,
 }
 
 impl Probe {
@@ -101,7 +113,8 @@ impl Probe {
             Some(Ok(())) => Identity::Verified,
             Some(Err(refusal)) => Identity::Refused(refusal),
         };
-        Report { outcome, identity, certificate: seen.certificate }
+        let Shown { certificate, chain } = seen.shown;
+        Report { outcome, identity, certificate, chain }
     }
 
     /// Ends a session that is done with as TLS wants it: `close_notify`, FIN, and the other side's end read, so that no RST
@@ -124,7 +137,7 @@ impl Probe {
         };
         let loaded = credentials.current().map_err(ProbeFailure::Files)?;
         let Question::Https(_, question) = &prober.check.question else {
-            self.done = Some(self.open(&loaded, false, seen).await?);
+            self.done = Some(self.open(&loaded, seen).await?);
             return Ok(());
         };
         if let Some(kept) = self.take_kept(&loaded) {
@@ -134,10 +147,12 @@ impl Probe {
                 return outcome;
             }
         }
-        let stream = self.open(&loaded, true, seen).await?;
+        let stream = self.open(&loaded, seen).await?;
         seen.stage = Stage::Asking;
         let fresh = Kept { stream, since: Instant::now(), loaded };
-        self.request(fresh, question).await.map_err(|error| ProbeFailure::NoAnswer(tls::explain(&error)))?
+        self.request(fresh, question)
+            .await
+            .map_err(|error| ProbeFailure::NoAnswer(HandshakeFailure::of(&error).to_string()))?
     }
 
     /// The connection of the last probe, if it is still good for another.
@@ -150,18 +165,13 @@ impl Probe {
         None
     }
 
-    async fn open(
-        &self,
-        loaded: &Arc<Loaded>,
-        http: bool,
-        seen: &mut Seen,
-    ) -> Result<TlsStream<TcpStream>, ProbeFailure> {
+    async fn open(&self, loaded: &Arc<Loaded>, seen: &mut Seen) -> Result<TlsStream<TcpStream>, ProbeFailure> {
         seen.stage = Stage::Connecting;
         let socket = self.connect().await?;
         seen.stage = Stage::Handshaking;
-        let (witness, handshake) = tls::handshake(loaded, self.peer_name(), http, socket);
+        let (witness, handshake) = tls::handshake(loaded, self.peer_name(), self.prober.protocols, socket);
         let result = handshake.await;
-        seen.certificate = witness.certificate();
+        seen.shown = witness.shown();
         match result {
             Ok(stream) => {
                 seen.verdict = Some(Ok(()));
@@ -172,7 +182,10 @@ impl Probe {
                     seen.verdict = Some(Err(refusal.clone()));
                     ProbeFailure::Refused(refusal)
                 }
-                _ => ProbeFailure::Handshake(self.explain(&error)),
+                _ => ProbeFailure::Handshake {
+                    why: HandshakeFailure::of(&error),
+                    announced: self.prober.announced.is_some(),
+                },
             }),
         }
     }
@@ -185,11 +198,6 @@ impl Probe {
             socket.write_all(&version.header_of_our_own()).await.map_err(ProbeFailure::Connect)?;
         }
         Ok(socket)
-    }
-
-    fn explain(&self, error: &io::Error) -> String {
-        let doubt = self.prober.announced.map_or("", |_| "; does it expect a PROXY header, as `proxy_protocol` says?");
-        format!("{}{doubt}", tls::explain(error))
     }
 
     /// The name that is sent and verified; an address is verified but never sent.

@@ -102,7 +102,7 @@ async fn what_is_no_tls_is_not_well_and_says_nothing_about_identity() {
     let check = check(&format!("tls: {{ {} }}", believing(&authority)));
     for upstream in [Upstream::answering(1, "SSH-2.0-OpenSSH_9.2\r\n"), Upstream::resetting(1)] {
         let report = ask(&check, upstream.address()).await;
-        assert!(matches!(report.outcome, Err(ProbeFailure::Handshake(_))), "{report:?}");
+        assert!(matches!(report.outcome, Err(ProbeFailure::Handshake { .. })), "{report:?}");
         assert_eq!(report.identity, Identity::NotSeen);
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::tls::Refusal;
+use super::tls::{HandshakeFailure, Refusal};
 use crate::upstream::certificate::Certificate;
 use crate::upstream::health::Proof;
 
@@ -18,6 +18,8 @@ pub struct Report {
     pub identity: Identity,
     /// The certificate that was shown, believed or not.
     pub certificate: Option<Arc<Certificate>>,
+    /// The certificates that came behind it.
+    pub chain: Vec<Certificate>,
 }
 
 /// Who answered a probe.
@@ -51,8 +53,13 @@ pub enum ProbeFailure {
     #[error("cannot connect: {0}")]
     Connect(io::Error),
     /// A connection, but no TLS.
-    #[error("no TLS handshake: {0}")]
-    Handshake(String),
+    #[error("no TLS handshake: {why}{}", doubt(*.announced))]
+    Handshake {
+        /// What happened.
+        why: HandshakeFailure,
+        /// Whether a PROXY header came first.
+        announced: bool,
+    },
     /// TLS with somebody else.
     #[error("not who it should be: {0}")]
     Refused(Refusal),
@@ -62,6 +69,10 @@ pub enum ProbeFailure {
     /// An answer, and the wrong one.
     #[error("answered with status {0}")]
     Status(u16),
+}
+
+fn doubt(announced: bool) -> &'static str {
+    if announced { "; does it expect a PROXY header, as `proxy_protocol` says?" } else { "" }
 }
 
 /// How far a probe came.

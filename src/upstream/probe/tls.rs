@@ -58,13 +58,22 @@ struct NotPinned;
 #[derive(Debug)]
 pub(super) struct Witness {
     loaded: Arc<Loaded>,
-    seen: OnceLock<Option<Arc<Certificate>>>,
+    shown: OnceLock<Shown>,
+}
+
+/// What was shown, as far as it could be read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Shown {
+    /// The certificate of whoever answered.
+    pub(super) certificate: Option<Arc<Certificate>>,
+    /// Those that came behind it.
+    pub(super) chain: Vec<Certificate>,
 }
 
 impl Witness {
-    /// The certificate that was shown, if one was and it could be read.
-    pub(super) fn certificate(&self) -> Option<Arc<Certificate>> {
-        self.seen.get().cloned().flatten()
+    /// What was shown; nothing if it did not come so far.
+    pub(super) fn shown(&self) -> Shown {
+        self.shown.get().cloned().unwrap_or_default()
     }
 }
 
@@ -77,7 +86,10 @@ impl ServerCertVerifier for Witness {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let seen = self.seen.get_or_init(|| Certificate::read(end_entity).map(Arc::new));
+        let shown = self.shown.get_or_init(|| Shown {
+            certificate: Certificate::read(end_entity).map(Arc::new),
+            chain: intermediates.iter().filter_map(|der| Certificate::read(der)).collect(),
+        });
         if let Some(chain) = &self.loaded.chain {
             let verified = chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now);
             verified.map_err(|error| match error {
@@ -87,7 +99,7 @@ impl ServerCertVerifier for Witness {
             })?;
         }
         let pins = &self.loaded.pins;
-        if !pins.is_empty() && !seen.as_ref().is_some_and(|certificate| pins.contains(&certificate.key)) {
+        if !pins.is_empty() && !shown.certificate.as_ref().is_some_and(|certificate| pins.contains(&certificate.key)) {
             return Err(CertificateError::Other(OtherError(Arc::new(NotPinned))).into());
         }
         Ok(ServerCertVerified::assertion())
@@ -119,22 +131,21 @@ impl ServerCertVerifier for Witness {
     }
 }
 
-/// A handshake over `socket`, and who sees its certificate. Only a probe that will speak HTTP offers a protocol: a service
-/// that speaks another must not refuse the rest for it.
+/// A handshake over `socket` that offers these protocols, and who sees its certificate.
 pub(super) fn handshake(
     loaded: &Arc<Loaded>,
     name: ServerName<'static>,
-    http: bool,
+    protocols: &[&[u8]],
     socket: TcpStream,
 ) -> (Arc<Witness>, impl Future<Output = io::Result<TlsStream<TcpStream>>>) {
-    let witness = Arc::new(Witness { loaded: Arc::clone(loaded), seen: OnceLock::new() });
-    let config = client_config(&witness, http);
+    let witness = Arc::new(Witness { loaded: Arc::clone(loaded), shown: OnceLock::new() });
+    let config = client_config(&witness, protocols);
     let handshake =
         async { TlsConnector::from(Arc::new(config.map_err(io::Error::other)?)).connect(name, socket).await };
     (witness, handshake)
 }
 
-fn client_config(witness: &Arc<Witness>, http: bool) -> Result<ClientConfig, Error> {
+fn client_config(witness: &Arc<Witness>, protocols: &[&[u8]]) -> Result<ClientConfig, Error> {
     let builder = ClientConfig::builder_with_provider(Arc::clone(&witness.loaded.provider))
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -145,9 +156,7 @@ fn client_config(witness: &Arc<Witness>, http: bool) -> Result<ClientConfig, Err
     };
     // A resumed session shows no certificate.
     config.resumption = Resumption::disabled();
-    if http {
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    }
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }
 
@@ -171,22 +180,52 @@ pub(super) fn refusal(error: &io::Error, wanted: &ServerName<'_>) -> Option<Refu
     })
 }
 
-/// What went wrong, with the remedy where there is a usual one.
-pub(super) fn explain(error: &io::Error) -> String {
-    match tls_error(error) {
-        Some(Error::AlertReceived(alert)) => {
-            let remedy = match alert {
-                AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure => {
-                    "; does it want a `client_certificate`?"
-                }
-                AlertDescription::UnrecognisedName => "; `server_name` is not one of its names",
-                AlertDescription::NoApplicationProtocol => "; it does not speak http/1.1",
-                _ => "",
-            };
-            format!("it sent the alert {alert:?}{remedy}")
+/// Why a handshake did not come to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HandshakeFailure {
+    /// The other side said why.
+    Alert(AlertDescription),
+    /// The other side speaks something else.
+    NotTls,
+    /// The other side closed without a word.
+    Closed,
+    /// The other side reset the connection.
+    Reset,
+    /// Something else.
+    Other(String),
+}
+
+impl HandshakeFailure {
+    pub(super) fn of(error: &io::Error) -> Self {
+        match (tls_error(error), error.kind()) {
+            (Some(Error::AlertReceived(alert)), _) => Self::Alert(*alert),
+            (Some(Error::InvalidMessage(_)), _) => Self::NotTls,
+            (_, io::ErrorKind::UnexpectedEof) => Self::Closed,
+            (_, io::ErrorKind::ConnectionReset) => Self::Reset,
+            _ => Self::Other(error.to_string()),
         }
-        Some(Error::InvalidMessage(_)) => "what answers there is no TLS".to_owned(),
-        _ if error.kind() == io::ErrorKind::UnexpectedEof => "it closed the connection".to_owned(),
-        _ => error.to_string(),
+    }
+}
+
+/// With the remedy where there is a usual one.
+impl fmt::Display for HandshakeFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Alert(alert) => {
+                let remedy = match alert {
+                    AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure => {
+                        "; does it want a `client_certificate`?"
+                    }
+                    AlertDescription::UnrecognisedName => "; `server_name` is not one of its names",
+                    AlertDescription::NoApplicationProtocol => "; it does not speak http/1.1",
+                    _ => "",
+                };
+                write!(f, "it sent the alert {alert:?}{remedy}")
+            }
+            Self::NotTls => f.write_str("what answers there is no TLS"),
+            Self::Closed => f.write_str("it closed the connection"),
+            Self::Reset => f.write_str("it reset the connection"),
+            Self::Other(why) => f.write_str(why),
+        }
     }
 }
