@@ -91,12 +91,21 @@ impl RouteTable {
 
     /// Where a client goes that sent this server name and offers these protocols, from this address.
     pub fn decide(&self, name: &Sni, alpn: &[AlpnProtocol], source: IpAddr) -> Decision<'_> {
-        let found = match name {
+        self.asked(name).map_or_else(Decision::Refuse, |candidates| candidates.decide(alpn, source))
+    }
+
+    /// The routes among which source and protocols decide for a client that sent this server name; none for one that is
+    /// refused whatever they are.
+    pub fn routes_of(&self, name: &Sni) -> &[Arc<Route>] {
+        self.asked(name).map_or(&[], |candidates| &candidates.routes)
+    }
+
+    fn asked(&self, name: &Sni) -> Result<&Candidates, Refusal> {
+        match name {
             Sni::Name(name) => self.matching(name).next().ok_or(Refusal::UnknownServerName),
             Sni::Absent => self.no_server_name.as_ref().ok_or(Refusal::NoServerName),
             Sni::Invalid(_) => Err(Refusal::ServerNameInvalid),
-        };
-        found.map_or_else(Decision::Refuse, |candidates| candidates.decide(alpn, source))
+        }
     }
 
     /// The candidates of every pattern that matches `name`, best first.

@@ -238,3 +238,20 @@ fn each_refusal_has_its_reason_and_its_alert() {
         assert_eq!(refusal.alert(), alert);
     }
 }
+
+#[test]
+fn the_routes_that_are_asked_are_those_of_the_best_pattern() {
+    let table = table([
+        route("any", "*"),
+        route("inside", "www.example.com").sources("+10.0.0.0/8"),
+        route("outside", "www.example.com"),
+        route("bare", "-"),
+    ]);
+    for (name, expected) in
+        [("www.example.com", &["inside", "outside"][..]), ("example.com", &["any"]), ("-", &["bare"]), ("no name", &[])]
+    {
+        let asked: Vec<&str> = table.routes_of(&sni(name)).iter().map(|route| &*route.name).collect();
+        assert_eq!(asked, expected, "{name}");
+    }
+    assert!(RouteTable::default().routes_of(&sni("-")).is_empty());
+}
