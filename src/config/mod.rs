@@ -5,7 +5,8 @@
 //! route tables, `warnings` looks for what is allowed and yet probably not meant. None of them stops at the first
 //! mistake. (`drain`, `health_check`, `limits`, `power` and `proxy_protocol` are sections of `document`; `credentials` reads the PEM
 //! files that the first names, and `files` notices when files change.)
-//! `print` is the way back: a [`Config`] displays as the YAML that it is in effect.
+//! `print` is the way back: a [`Config`] displays as the YAML that it is in effect. `kubeconfig` is about the file of
+//! another program, which users of a route have.
 
 mod check;
 pub mod credentials;
@@ -14,6 +15,7 @@ mod document;
 mod drain;
 pub mod files;
 mod health_check;
+pub mod kubeconfig;
 mod limits;
 mod mistakes;
 mod paths;

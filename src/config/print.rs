@@ -210,7 +210,7 @@ fn list<T: Display>(items: &[T]) -> String {
 }
 
 /// In double quotes, since `*` and `:` at the beginning mean something in YAML, and so do words such as `null`.
-fn quoted(text: impl Display) -> String {
+pub(super) fn quoted(text: impl Display) -> String {
     let mut quoted = String::from('"');
     for character in text.to_string().chars() {
         match character {
