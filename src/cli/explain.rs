@@ -71,7 +71,8 @@ fn explanations<'c>(config: &'c Config, args: &Args) -> anyhow::Result<Vec<(Vec<
     Ok(explanations)
 }
 
-fn chosen<'c>(config: &'c Config, wanted: Option<&str>) -> anyhow::Result<Vec<&'c Listener>> {
+/// The listener of this name, or all of them.
+pub(super) fn chosen<'c>(config: &'c Config, wanted: Option<&str>) -> anyhow::Result<Vec<&'c Listener>> {
     let Some(wanted) = wanted else { return Ok(config.listeners.iter().collect()) };
     let Some(listener) = config.listeners.iter().find(|listener| &*listener.name == wanted) else {
         let known = config.listeners.iter().map(|listener| &*listener.name);

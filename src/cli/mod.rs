@@ -3,6 +3,7 @@
 pub mod check;
 pub mod demo;
 pub mod explain;
+pub mod kubeconfig;
 pub mod run;
 
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ enum Command {
     Run(run::Args),
     Check(check::Args),
     Explain(explain::Args),
+    Kubeconfig(kubeconfig::Args),
     Demo(demo::Args),
 }
 
@@ -56,6 +58,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(args),
         Command::Check(args) => check::run(args),
         Command::Explain(args) => explain::run(args),
+        Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Demo(args) => demo::run(args),
     };
     result.unwrap_or_else(|error| {

@@ -102,7 +102,11 @@ pub fn identity(certificate: &Path, key: &Path) -> Result<CertifiedKey, Unusable
     })
 }
 
-fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, UnusableFile> {
+/// The certificates in a file, each as it is.
+///
+/// # Errors
+/// When it cannot be read, is not PEM to its end, or holds none.
+pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, UnusableFile> {
     let unusable = |error| UnusableFile::of_pem(path, error, "certificate");
     let certificates: Vec<_> =
         CertificateDer::pem_file_iter(path).map_err(unusable)?.collect::<Result<_, _>>().map_err(unusable)?;

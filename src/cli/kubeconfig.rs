@@ -1,0 +1,102 @@
+//! `snigate kubeconfig`: what users of a route write into their kubeconfig.
+
+mod address;
+mod authority;
+mod way;
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::config::Config;
+use crate::config::kubeconfig::{self, Entry};
+use crate::hello::AlpnProtocol;
+use crate::server_name::ServerName;
+use address::PublicAddress;
+use authority::Trust;
+use way::Way;
+
+/// What kubectl offers by ALPN.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+/// Print the kubeconfig that leads through a route
+///
+/// Prints a cluster: the gate's public address, `tls-server-name` where the address is no name that the route takes, and
+/// the authorities to believe. Credentials are the users' own: with --user a context ties the cluster to them. Standard
+/// output is the kubeconfig and nothing else; what there is to say about it goes to standard error.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The route that users are to take
+    #[arg(value_name = "ROUTE")]
+    route: String,
+    /// The configuration file
+    #[arg(long, value_name = "FILE", default_value = super::DEFAULT_CONFIG)]
+    config: PathBuf,
+    /// Where users reach the gate [default: the route's first name, and the port of its listener]
+    #[arg(long, value_name = "HOST[:PORT]")]
+    server: Option<PublicAddress>,
+    /// The name that users send; needed for a route that takes wildcards only [default: the host, or the route's first name]
+    #[arg(long, value_name = "NAME")]
+    server_name: Option<ServerName>,
+    /// The listener that users connect to, where the route has several ports
+    #[arg(long, value_name = "NAME")]
+    listener: Option<String>,
+    /// The authorities to believe, in PEM [default: `ca_file` of the upstream's health check]
+    #[arg(long, value_name = "FILE")]
+    ca_file: Option<PathBuf>,
+    /// What the cluster is called in the kubeconfig [default: the route's name]
+    #[arg(long, value_name = "NAME")]
+    name: Option<String>,
+    /// Add a context, called as the cluster is, for this user of the kubeconfig
+    #[arg(long, value_name = "NAME")]
+    user: Option<String>,
+}
+
+/// Prints.
+///
+/// # Errors
+/// When the configuration is wrong, does not say enough, or standard output is closed.
+pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let config = Config::load(&args.config)?;
+    let way = Way::find(&config, args)?;
+    let trust = Trust::of(&config.upstreams[way.route.upstream.0], args)?;
+    for note in notes(&way).iter().chain(&trust.notes()) {
+        eprintln!("note: {note}");
+    }
+    write!(io::stdout(), "{}", kubeconfig::print(&entries(&way, &trust, args)))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn entries(way: &Way<'_>, trust: &Trust, args: &Args) -> Vec<Entry> {
+    let name = args.name.as_deref().unwrap_or(&way.route.name);
+    let tls_server_name = way.tls_server_name().map(ToString::to_string);
+    let cluster = Entry::cluster(name, way.url(), tls_server_name, trust.embedded());
+    // Not a user as well: one without credentials is no skeleton but somebody whom kubectl asks for a password.
+    let context = args.user.as_ref().map(|user| Entry::context(name, name, user));
+    [cluster].into_iter().chain(context).collect()
+}
+
+/// What a reader of the configuration may not expect.
+fn notes(way: &Way<'_>) -> Vec<String> {
+    let (route, listener) = (&way.route.name, &way.listener.name);
+    let mut notes = Vec::new();
+    if way.sent.is_none() {
+        let host = &way.host;
+        notes.push(format!("kubectl sends no server name to an address: the certificate must cover {host} itself"));
+    }
+    let rivals: Vec<&str> = way.rivals().map(|rival| &*rival.name).collect();
+    if !rivals.is_empty() {
+        let rivals = rivals.join(", ");
+        notes.push(format!("by their source or protocols users may also be led to {rivals}, which take the same"));
+    }
+    let offered = |protocol: &AlpnProtocol| PROTOCOLS.contains(&protocol.as_bytes());
+    if !way.route.alpn.is_empty() && !way.route.alpn.iter().any(offered) {
+        notes.push(format!("route {route} takes none of the protocols that kubectl offers, h2 and http/1.1"));
+    }
+    if way.listener.proxy_protocol.is_some() {
+        notes.push(format!(
+            "listener {listener} requires PROXY headers: users come through the balancer that sends them"
+        ));
+    }
+    notes
+}
