@@ -62,6 +62,35 @@ impl Certificate {
         })
     }
 
+    /// Whether who wants this name takes its owner for the right one.
+    pub fn covers(&self, name: &ServerName) -> bool {
+        let exact = ServerNamePattern::Exact(name.clone());
+        self.names.iter().any(|name| name.meets(&exact))
+    }
+
+    /// The same for who wants an address.
+    pub fn covers_address(&self, address: IpAddr) -> bool {
+        self.names.contains(&Name::Ip(address))
+    }
+
+    /// What it covers of the names that these patterns take. A wildcard among it goes one label deep.
+    pub fn shared(&self, patterns: &[ServerNamePattern]) -> Vec<ServerNamePattern> {
+        let mut shared = Vec::new();
+        for (pattern, name) in patterns.iter().flat_map(|pattern| self.names.iter().map(move |name| (pattern, name))) {
+            let found = match (pattern, name.covered()) {
+                _ if !name.meets(pattern) => continue,
+                (ServerNamePattern::Exact(_), _) => pattern.clone(),
+                (_, Some((true, parent))) => ServerNamePattern::Wildcard(parent),
+                (_, Some((false, name))) => ServerNamePattern::Exact(name),
+                (_, None) => continue,
+            };
+            if !shared.contains(&found) {
+                shared.push(found);
+            }
+        }
+        shared
+    }
+
     /// The day on which it ends, as `2026-01-02`.
     pub fn last_day(&self) -> String {
         let mut text = humantime::format_rfc3339_seconds(self.not_after).to_string();
@@ -272,6 +301,30 @@ mod tests {
         let text = fingerprint(b"abc");
         assert!(text.starts_with("BA:78:16:BF:8F:01:CF:EA:"), "{text}");
         assert_eq!(text.len(), 32 * 3 - 1);
+    }
+
+    #[test]
+    fn what_a_certificate_and_a_route_share_is_what_users_can_send() {
+        for (names, patterns, expected) in [
+            (&["a.test", "b.test"][..], &["b.test", "c.test", "a.test"][..], &["b.test", "a.test"][..]),
+            (&["*.test"], &["a.test", "a.b.test", "test"], &["a.test"]),
+            (&["*.b.test", "x.b.test", "b.test"], &["*.b.test"], &["*.b.test", "x.b.test"]),
+            (&["*.b.test", "a.b.test"], &["*.test"], &["*.b.test", "a.b.test"]),
+            (&["*.test"], &["*.b.test"], &[]),
+            (&["*.test", "A.other"], &["*"], &["*.test", "a.other"]),
+            (&["kubernetes", "kubernetes."], &["kubernetes", "*"], &["kubernetes"]),
+            (&["no name"], &["*"], &[]),
+        ] {
+            let patterns: Vec<ServerNamePattern> = patterns.iter().map(|pattern| pattern.parse().unwrap()).collect();
+            let shared = certificate(names).shared(&patterns);
+            let shared: Vec<String> = shared.iter().map(ToString::to_string).collect();
+            assert_eq!(shared, expected, "{names:?} for {patterns:?}");
+        }
+        let mut certificate = certificate(&["*.a.test"]);
+        certificate.names.push(Name::Ip([192, 0, 2, 1].into()));
+        let covers = |name: &str| certificate.covers(&name.parse().unwrap());
+        assert_eq!(["x.a.test", "x.y.a.test", "a.test"].map(covers), [true, false, false]);
+        assert_eq!([1, 2].map(|last| certificate.covers_address([192, 0, 2, last].into())), [true, false]);
     }
 
     #[test]
