@@ -2,11 +2,14 @@
 
 mod address;
 mod authority;
+mod file;
 mod way;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+use anyhow::Context as _;
 
 use crate::config::Config;
 use crate::config::kubeconfig::{self, Entry};
@@ -50,12 +53,18 @@ pub struct Args {
     /// Add a context, called as the cluster is, for this user of the kubeconfig
     #[arg(long, value_name = "NAME")]
     user: Option<String>,
+    /// Add it to this kubeconfig in place of printing it; all that is there stays, comments included
+    ///
+    /// Whatever already says the same is left alone; a cluster or context of the same name that says something else is an
+    /// error. The file is replaced in one step and keeps its mode and owner. The current context stays what it is.
+    #[arg(long, value_name = "FILE")]
+    merge: Option<PathBuf>,
 }
 
-/// Prints.
+/// Prints, or adds to a file.
 ///
 /// # Errors
-/// When the configuration is wrong, does not say enough, or standard output is closed.
+/// When the configuration is wrong, does not say enough, or what there is to write cannot be written.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
     let way = Way::find(&config, args)?;
@@ -63,8 +72,28 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     for note in notes(&way).iter().chain(&trust.notes()) {
         eprintln!("note: {note}");
     }
-    write!(io::stdout(), "{}", kubeconfig::print(&entries(&way, &trust, args)))?;
+    let entries = entries(&way, &trust, args);
+    match &args.merge {
+        None => write!(io::stdout(), "{}", kubeconfig::print(&entries))?,
+        Some(file) => merge(file, &entries)?,
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+fn merge(file: &Path, entries: &[Entry]) -> anyhow::Result<()> {
+    let name = file.display();
+    let edit = |text: Option<&str>| match text {
+        None => Ok(kubeconfig::print(entries)),
+        Some(text) => Ok(kubeconfig::merge(text, entries)?),
+    };
+    let changed = file::update(file, edit).with_context(|| name.to_string())?;
+    let entries = entries.iter().map(Entry::to_string).collect::<Vec<_>>().join(" and ");
+    if changed {
+        eprintln!("{name} now has {entries}");
+    } else {
+        eprintln!("{name} has {entries} already");
+    }
+    Ok(())
 }
 
 fn entries(way: &Way<'_>, trust: &Trust, args: &Args) -> Vec<Entry> {

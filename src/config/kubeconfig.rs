@@ -4,6 +4,8 @@
 //! text is put in at one place, and the result is read again to prove that nothing else has changed by it. A file in
 //! whose form no such place is found stays as it is.
 
+use std::fmt;
+
 use serde_yaml::{Mapping, Value};
 
 use super::print::quoted;
@@ -74,6 +76,12 @@ impl Entry {
     fn flow(&self) -> String {
         let keys = self.keys.iter().map(|(key, value)| format!("\"{key}\": {}", json(value))).collect::<Vec<_>>();
         format!("{{\"name\": {}, \"{}\": {{{}}}}}", json(&self.name), self.kind, keys.join(", "))
+    }
+}
+
+impl fmt::Display for Entry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.kind, quoted(&self.name))
     }
 }
 

@@ -5,9 +5,10 @@ use crate::support::gate::Gate;
 use crate::support::kube_api::KubeApi;
 use crate::support::tools::{self, Run};
 use serde_json::Value;
-use std::fs;
+use std::fs::{self, Permissions};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use tempfile::TempDir;
 
@@ -34,6 +35,8 @@ impl Printer {
     fn run(&self, arguments: &[&str]) -> Run {
         let mut command = Command::new(env!("CARGO_BIN_EXE_snigate"));
         command.args(["kubeconfig", "--config", "snigate.yaml"]).args(arguments).current_dir(&self.folder);
+        // Nobody whom this machine believes: a file of theirs that is not there.
+        command.env("SSL_CERT_FILE", self.file("system.pem"));
         tools::run(&mut command, "")
     }
 
@@ -59,14 +62,22 @@ struct Stage {
 impl Stage {
     /// The route `kube` takes this. `None` where kubectl is not installed.
     fn new(takes: &str) -> Option<Self> {
+        Self::of(takes, takes, |authority| authority.server(NAMES))
+    }
+
+    /// The same where the configuration at hand says that it takes `says`, and the API server is this one.
+    fn of(takes: &str, says: &str, identity: impl FnOnce(&Authority) -> Identity) -> Option<Self> {
         let kubectl = tools::require("kubectl")?;
         let authority = Authority::new();
-        let api = KubeApi::start(&authority.server(NAMES), &authority);
+        let api = KubeApi::start(&identity(&authority), &authority);
         api.add_pod("first");
         let user = authority.client("jane", "developers");
-        let configuration = configuration(takes, api.address(), &authority);
-        let gate = Gate::start(&configuration);
-        Some(Self { api, gate, user, printer: Printer::new(&configuration), _authority: authority, kubectl })
+        // The gate itself believes everybody: it is kubectl who judges here.
+        let gate = Gate::start(&configuration(takes, api.address(), ""));
+        let check = format!("tls: {{ ca_file: '{}', server_name: {NAME} }}", authority.file().display());
+        let check = format!(", health_check: {{ {check} }}");
+        let printer = Printer::new(&configuration(says, api.address(), &check));
+        Some(Self { api, gate, user, printer, _authority: authority, kubectl })
     }
 
     /// The public address on this host.
@@ -80,20 +91,28 @@ impl Stage {
         tools::run(command.current_dir(&self.printer.folder), "")
     }
 
+    /// All that kubectl finds in a kubeconfig.
+    fn view(&self, file: &Path) -> Value {
+        let run = self.kubectl(file.to_str().unwrap(), &["config", "view", "--raw", "-o", "json"]);
+        serde_json::from_str(&run.stdout).unwrap_or_else(|error| panic!("{error}: {}", run.stderr))
+    }
+
     /// What jane sees with this kubeconfig, which does not know her yet.
     fn pods(&self, kubeconfig: &str, cluster: &str) -> Run {
         fs::write(self.printer.file("printed"), kubeconfig).unwrap();
         let (certificate, key) = (self.user.certificate_file.display(), self.user.key_file.display());
         let [certificate, key] = [format!("--client-certificate={certificate}"), format!("--client-key={key}")];
-        self.kubectl("printed", &["--cluster", cluster, &certificate, &key, "get", "pods", "-o", "name"])
+        self.kubectl(
+            "printed",
+            &["--cluster", cluster, "--namespace=default", &certificate, &key, "get", "pods", "-o", "name"],
+        )
     }
 }
 
-fn configuration(takes: &str, endpoint: SocketAddr, authority: &Authority) -> String {
-    let check = format!("tls: {{ ca_file: '{}', server_name: {NAME} }}", authority.file().display());
+fn configuration(takes: &str, endpoint: SocketAddr, keys: &str) -> String {
     format!(
         "listeners: [{{ address: '127.0.0.1:0', name: gate }}]\nroutes: [{{ name: kube, {takes}, upstream: kubernetes }}]\n\
-         upstreams:\n  kubernetes: {{ endpoints: ['{endpoint}'], health_check: {{ {check} }} }}\n"
+         upstreams:\n  kubernetes: {{ endpoints: ['{endpoint}']{keys} }}\n"
     )
 }
 
@@ -161,6 +180,139 @@ fn a_context_ties_the_cluster_to_a_user_of_another_file() {
     assert!(stage.kubectl("mine", &set).status.success());
     let run = stage.kubectl("mine:edge", &["--context", "edge: 1", "get", "pods", "-o", "name"]);
     assert_eq!((run.stdout.as_str(), run.stderr.as_str()), ("pod/first\n", ""));
+}
+
+/// Written by hand, with what other programs and people put into such files.
+const BY_HAND: &str = "\
+# Jane's clusters, sorted by continent
+apiVersion: v1
+kind: Config
+preferences: {colors: true}   # kubectl ignores these
+clusters:
+  # Europe
+  - name: eu   # the old one
+    cluster:
+      proxy-url: http://proxy.test:3128
+      server: https://eu.test
+      extensions:
+        - name: notes
+          extension:
+            clusters: [none]
+            owner: |
+              # no comment
+              clusters:
+              - none
+      x-unknown-key: kept
+  # Asia
+users:
+  - name: jane
+    user: {token: 'secret # no comment'}
+contexts:
+  - {name: eu, context: {cluster: eu, user: jane, namespace: web}}
+current-context: eu
+";
+
+#[test]
+fn kubeconfigs_of_people_and_of_kubectl_get_the_cluster_and_keep_the_rest() {
+    let Some(stage) = Stage::new("server_names: [kube.example.com]") else { return };
+    let set = |arguments: &str| {
+        let run = stage.kubectl("by-kubectl", &arguments.split(' ').collect::<Vec<_>>());
+        assert!(run.status.success(), "{}", run.stderr);
+        run.stdout
+    };
+    let bare = "apiVersion: v1\nkind: Config\nclusters: []\ncontexts: null\n".to_owned();
+    set("config set-cluster eu --server=https://eu.test --tls-server-name=a.test");
+    set("config set-context eu --cluster=eu --user=jane");
+    let by_kubectl = fs::read_to_string(stage.printer.file("by-kubectl")).unwrap();
+    let json = set("config view --raw -o json");
+    let line = serde_json::from_str::<Value>(&json).unwrap().to_string();
+    for text in [BY_HAND.to_owned(), bare, by_kubectl, json, line, String::new()] {
+        let file = stage.printer.file("config");
+        fs::write(&file, &text).unwrap();
+        fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        let before = stage.view(&file);
+        let arguments =
+            ["kube", "--server", &stage.server("127.0.0.1"), "--name", "edge", "--user", "jane", "--merge", "config"];
+        let run = stage.printer.run(&arguments);
+        assert!(run.status.success() && run.stdout.is_empty(), "{text}\n{}", run.stderr);
+        assert!(run.stderr.ends_with("config now has cluster \"edge\" and context \"edge\"\n"), "{}", run.stderr);
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o7777, 0o640);
+
+        // As kubectl sees it, there is one more of each, and everything else is as it was.
+        let mut after = stage.view(&file);
+        for list in ["clusters", "contexts"] {
+            let is_ours = |item: &Value| item["name"] == "edge";
+            let items = after[list].as_array_mut().unwrap();
+            assert_eq!(items.iter().filter(|item| is_ours(item)).count(), 1, "{text}");
+            items.retain(|item| !is_ours(item));
+            if items.is_empty() {
+                after[list] = Value::Null;
+            }
+        }
+        assert_eq!(after, before, "{text}");
+        assert_eq!(stage.pods(&fs::read_to_string(&file).unwrap(), "edge").stdout, "pod/first\n", "{text}");
+
+        let merged = fs::read_to_string(&file).unwrap();
+        let mut lines = merged.lines();
+        // Those with the lists' names may have changed: an empty list has become one with an item.
+        for line in text.lines().filter(|line| !line.contains("clusters") && !line.contains("contexts")) {
+            assert!(lines.any(|merged| merged == line), "{line} is lost:\n{merged}");
+        }
+
+        let again = stage.printer.run(&arguments);
+        assert!(again.status.success() && again.stderr.ends_with("\"edge\" already\n"), "{}", again.stderr);
+        assert_eq!(fs::read_to_string(&file).unwrap(), merged);
+    }
+}
+
+#[test]
+fn a_kubeconfig_that_cannot_be_added_to_stays_as_it_is() {
+    let printer = Printer::new(ROUTES);
+    for (text, told) in [
+        (BY_HAND, "snigate: config: has a cluster \"eu\" already, which says something else: take another name, or"),
+        ("[]", "snigate: config: is no kubeconfig: "),
+        ("clusters: &all []\nmine: *all\n", "snigate: config: is written in a form to which no cluster can be added"),
+    ] {
+        fs::write(printer.file("config"), text).unwrap();
+        let run = printer.run(&["api", "--name", "eu", "--merge", "config"]);
+        assert_eq!(run.status.code(), Some(1), "{}", run.stderr);
+        assert!(run.stderr.contains(told), "{}", run.stderr);
+        assert_eq!(fs::read_to_string(printer.file("config")).unwrap(), text);
+    }
+}
+
+#[test]
+fn whoever_writes_to_a_kubeconfig_locks_kubectl_out_and_is_locked_out() {
+    let Some(stage) = Stage::new("server_names: [kube.example.com]") else { return };
+    let (file, lock) = (stage.printer.file("config"), stage.printer.file("config.lock"));
+    fs::write(&file, BY_HAND).unwrap();
+    fs::write(&lock, "").unwrap();
+    let set = ["config", "set-cluster", "asia", "--server=https://asia.test"];
+    let kubectl = stage.kubectl(file.to_str().unwrap(), &set);
+    assert!(kubectl.stderr.contains("config.lock: file exists"), "it is another file: {}", kubectl.stderr);
+    let merge = ["kube", "--server", "127.0.0.1:1", "--merge", "config"];
+    let run = stage.printer.run(&merge);
+    assert!(
+        run.stderr.contains("snigate: config: kubectl is writing to it, or one that was cut short"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!((run.status.code(), fs::read_to_string(&file).unwrap().as_str()), (Some(1), BY_HAND));
+    fs::remove_file(&lock).unwrap();
+    stage.printer.print(&merge);
+    let kubectl = stage.kubectl(file.to_str().unwrap(), &set);
+    assert!(kubectl.status.success(), "{}", kubectl.stderr);
+    let clusters = stage.view(&file)["clusters"].clone();
+    let names: Vec<_> = clusters.as_array().unwrap().iter().map(|cluster| cluster["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["asia", "eu", "kube"]);
+}
+
+#[test]
+fn a_kubeconfig_that_is_not_there_yet_is_made_for_its_owner_alone() {
+    let printer = Printer::new(ROUTES);
+    assert_eq!(printer.print(&["api", "--merge", "new"]), "");
+    assert_eq!(fs::read_to_string(printer.file("new")).unwrap(), printer.print(&["api"]));
+    assert_eq!(fs::metadata(printer.file("new")).unwrap().permissions().mode() & 0o7777, 0o600);
 }
 
 const ROUTES: &str = "
