@@ -1,6 +1,6 @@
 //! `snigate check`: is this configuration right, and what does it amount to?
 
-mod probe;
+pub(super) mod probe;
 
 use std::io::{self, Write};
 use std::path::PathBuf;

@@ -3,6 +3,7 @@
 mod address;
 mod authority;
 mod file;
+mod verify;
 mod way;
 
 use std::io::{self, Write};
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 
+use super::RUNTIME_FAILURE;
 use crate::config::Config;
 use crate::config::kubeconfig::{self, Entry};
 use crate::hello::AlpnProtocol;
@@ -59,6 +61,12 @@ pub struct Args {
     /// error. The file is replaced in one step and keeps its mode and owner. The current context stays what it is.
     #[arg(long, value_name = "FILE")]
     merge: Option<PathBuf>,
+    /// First connect through the public address and say what kubectl would see; no kubeconfig if it would not get through
+    ///
+    /// Makes a real TLS connection, and says which certificate came and whose it is, whether it covers the name, which `tls-server-name` would work, and how
+    /// a gate refused. The exit code is 1 if kubectl would not get through, and then nothing is printed or added.
+    #[arg(long)]
+    verify: bool,
 }
 
 /// Prints, or adds to a file.
@@ -71,6 +79,13 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let trust = Trust::of(&config.upstreams[way.route.upstream.0], args)?;
     for note in notes(&way).iter().chain(&trust.notes()) {
         eprintln!("note: {note}");
+    }
+    if args.verify {
+        let findings = verify::verify(&way, &trust)?;
+        eprint!("{}", findings.text);
+        if !findings.well {
+            return Ok(ExitCode::from(RUNTIME_FAILURE));
+        }
     }
     let entries = entries(&way, &trust, args);
     match &args.merge {

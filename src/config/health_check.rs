@@ -91,6 +91,11 @@ const SHORTEST_TIMEOUT: Duration = Duration::from_millis(10);
 const TWO: NonZeroU32 = NonZeroU32::MIN.saturating_add(1);
 
 impl HealthCheck {
+    /// One TLS handshake, for who asks once.
+    pub fn once(question: TlsQuestion, timeout: Duration) -> Self {
+        Self { question: Question::Tls(question), interval: timeout, timeout, rise: 1, fall: 1 }
+    }
+
     /// How long an endpoint that dies may still be thought well: it answered a moment ago, and the last probe needed
     /// takes its full time to fail.
     pub fn time_to_notice(&self) -> Duration {

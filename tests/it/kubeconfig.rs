@@ -1,5 +1,7 @@
 //! `snigate kubeconfig`, with kubectl as the judge of what it prints.
 
+mod verify;
+
 use crate::support::certs::{Authority, Identity};
 use crate::support::gate::Gate;
 use crate::support::kube_api::KubeApi;
@@ -52,8 +54,7 @@ impl Printer {
 struct Stage {
     api: KubeApi,
     gate: Gate,
-    /// Its folder has the files of the user.
-    _authority: Authority,
+    authority: Authority,
     user: Identity,
     printer: Printer,
     kubectl: PathBuf,
@@ -77,7 +78,7 @@ impl Stage {
         let check = format!("tls: {{ ca_file: '{}', server_name: {NAME} }}", authority.file().display());
         let check = format!(", health_check: {{ {check} }}");
         let printer = Printer::new(&configuration(says, api.address(), &check));
-        Some(Self { api, gate, user, printer, _authority: authority, kubectl })
+        Some(Self { api, gate, user, printer, authority, kubectl })
     }
 
     /// The public address on this host.

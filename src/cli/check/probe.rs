@@ -9,7 +9,7 @@ use rustls::pki_types::{DnsName, ServerName};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use crate::config::{self, Config, EndpointAddress, HealthCheck, Question, TlsQuestion};
+use crate::config::{self, Config, EndpointAddress, HealthCheck, TlsQuestion};
 use crate::routing::UpstreamId;
 use crate::upstream::certificate::{Name, RouteNames, warnings};
 use crate::upstream::names::Names;
@@ -63,8 +63,7 @@ fn question(config: &Config, id: UpstreamId) -> HealthCheck {
         let names = RouteNames::of(&config.routes, id);
         let name = names.example().and_then(|name| DnsName::try_from(name.as_str().to_owned()).ok());
         let question = TlsQuestion { server_name: name.map(ServerName::DnsName), ..TlsQuestion::default() };
-        let timeout = upstream.connect_timeout;
-        HealthCheck { question: Question::Tls(question), interval: timeout, timeout, rise: 1, fall: 1 }
+        HealthCheck::once(question, upstream.connect_timeout)
     })
 }
 
@@ -90,7 +89,8 @@ async fn ask_endpoint(
     asking.join_all().await
 }
 
-async fn resolve(names: &Names, endpoint: &EndpointAddress) -> Result<Vec<SocketAddr>, String> {
+/// The addresses of an endpoint, or why there is none.
+pub(in crate::cli) async fn resolve(names: &Names, endpoint: &EndpointAddress) -> Result<Vec<SocketAddr>, String> {
     match timeout(RESOLVING, names.resolve(endpoint)).await {
         Err(_) => Err(format!("not resolved within {}", config::span(RESOLVING))),
         Ok(Err(error)) => Err(format!("cannot be resolved: {error}")),

@@ -11,7 +11,7 @@ use super::Args;
 use crate::cli::WrongUsage;
 use crate::config::credentials;
 use crate::config::{Authorities, Upstream};
-use crate::upstream::certificate::{Certificate, RouteNames, warnings};
+use crate::upstream::certificate::{Certificate, RouteNames, fingerprint, warnings};
 
 /// Letters in a line of PEM (RFC 7468, 2).
 const PEM_LINE: usize = 64;
@@ -47,6 +47,31 @@ impl Trust {
         let Self::File(_, certificates) = self else { return None };
         let pem: String = certificates.iter().map(|certificate| pem(certificate)).collect();
         Some(BASE64_STANDARD.encode(pem))
+    }
+
+    /// Whom a probe has to believe in the place of kubectl; `None` where this system has no authorities either.
+    pub(super) fn authorities(&self) -> Option<Authorities> {
+        match self {
+            Self::File(file, _) => Some(Authorities::File(file.clone())),
+            Self::System | Self::Unknown => {
+                let file = credentials::system_roots()?;
+                credentials::roots(&file).ok().map(|_| Authorities::System)
+            }
+        }
+    }
+
+    /// The SHA-256 of each authority that the kubeconfig brings.
+    pub(super) fn fingerprints(&self) -> Vec<String> {
+        let Self::File(_, certificates) = self else { return Vec::new() };
+        certificates.iter().map(|certificate| fingerprint(certificate)).collect()
+    }
+
+    /// Whose they are.
+    pub(super) fn whose(&self) -> String {
+        match self {
+            Self::File(file, _) => format!("the authorities in {}", file.display()),
+            Self::System | Self::Unknown => "the system's authorities".to_owned(),
+        }
     }
 
     /// What there is to know of them, in lines.

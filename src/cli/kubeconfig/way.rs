@@ -3,6 +3,8 @@
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use rustls::pki_types::{DnsName, ServerName as PeerName};
+
 use super::Args;
 use super::address::Host;
 use crate::cli::{WrongUsage, explain};
@@ -21,6 +23,8 @@ pub(super) struct Way<'c> {
     pub(super) port: NonZeroU16,
     /// The name that they send.
     pub(super) sent: Option<ServerName>,
+    /// What the certificate must cover.
+    pub(super) wanted: PeerName<'static>,
 }
 
 impl<'c> Way<'c> {
@@ -39,7 +43,14 @@ impl<'c> Way<'c> {
             }
         };
         let sent = sent(route, listener, &host, named)?;
-        Ok(Self { route, listener, host, port, sent })
+        let wanted = match (&sent, &host) {
+            (Some(name), _) | (None, Host::Name(name)) => match DnsName::try_from(name.to_string()) {
+                Ok(name) => PeerName::DnsName(name),
+                Err(_) => return wrong(format!("{name} is no name that a certificate could cover")),
+            },
+            (None, Host::Ip(address)) => PeerName::IpAddress((*address).into()),
+        };
+        Ok(Self { route, listener, host, port, sent, wanted })
     }
 
     /// What a kubeconfig has to say beside the address.
@@ -51,6 +62,11 @@ impl<'c> Way<'c> {
     /// The address as a URL.
     pub(super) fn url(&self) -> String {
         format!("https://{}:{}", self.host, self.port)
+    }
+
+    /// Whether the route is asked about clients that send this name.
+    pub(super) fn takes(&self, name: &ServerName) -> bool {
+        takes(self.route, self.listener, Some(name))
     }
 
     /// The other routes that are asked about these users.

@@ -22,6 +22,8 @@ pub struct Authority {
 pub struct Identity {
     pub certificate: CertificateDer<'static>,
     key: PrivatePkcs8KeyDer<'static>,
+    /// What is sent behind the certificate.
+    rest: Vec<CertificateDer<'static>>,
     /// PEM of the certificate.
     pub certificate_file: PathBuf,
     /// PEM of the key.
@@ -63,6 +65,11 @@ impl Authority {
         self.sign(names[0], CertificateParams::new(sans).unwrap(), ExtendedKeyUsagePurpose::ServerAuth)
     }
 
+    /// As [`Authority::server`], but the authority's own certificate is sent along.
+    pub fn server_with_authority(&self, names: &[&str]) -> Identity {
+        Identity { rest: vec![self.certificate.clone()], ..self.server(names) }
+    }
+
     /// As [`Authority::server`], but it has ended long ago.
     pub fn expired(&self, names: &[&str]) -> Identity {
         let sans: Vec<String> = names.iter().map(ToString::to_string).collect();
@@ -75,6 +82,15 @@ impl Authority {
     pub fn self_signed(&self, name: &str) -> Identity {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new([name.to_owned()]).unwrap().self_signed(&key).unwrap();
+        self.keep(&format!("self-signed {name}"), &certificate, &key)
+    }
+
+    /// As [`Authority::self_signed`], but it may sign others too, as `openssl req -x509` makes them.
+    pub fn self_signed_authority(&self, name: &str) -> Identity {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new([name.to_owned()]).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
         self.keep(&format!("self-signed {name}"), &certificate, &key)
     }
 
@@ -104,6 +120,7 @@ impl Authority {
         Identity {
             certificate: certificate.der().clone(),
             key: PrivatePkcs8KeyDer::from(key.serialize_der()),
+            rest: Vec::new(),
             certificate_file,
             key_file,
         }
@@ -112,7 +129,7 @@ impl Authority {
 
 impl Identity {
     pub fn chain(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.certificate.clone()]
+        [self.certificate.clone()].into_iter().chain(self.rest.clone()).collect()
     }
 
     pub fn key(&self) -> PrivateKeyDer<'static> {
