@@ -174,7 +174,7 @@ fn wrong_usage_exits_with_2() {
 fn help_names_the_commands_and_exit_codes() {
     let ended = snigate(&["--help"]);
     assert_eq!(ended.code, Some(0));
-    for word in ["check", "explain", "78 wrong configuration"] {
+    for word in ["check", "explain", "kubeconfig", "78 wrong configuration"] {
         assert!(ended.stdout.contains(word), "{word}\n{}", ended.stdout);
     }
     assert_eq!(snigate(&["--version"]).stdout, format!("snigate {}\n", env!("CARGO_PKG_VERSION")));

@@ -171,7 +171,7 @@ fn the_readme_s_commands_are_accepted() {
             assert!(ran.status.success(), "{command}: {}", ran.stderr);
         }
     }
-    for name in ["check", "explain", "run"] {
+    for name in ["check", "explain", "kubeconfig", "run"] {
         assert!(commands.iter().any(|command| command.starts_with(name)), "README.md shows no `snigate {name}`");
         assert!(!snigate([name, "--unknown", "--help"]).status.success(), "what is not accepted fails");
     }
