@@ -3,6 +3,7 @@
 pub mod check;
 pub mod demo;
 pub mod explain;
+pub mod import;
 pub mod kubeconfig;
 pub mod run;
 
@@ -40,6 +41,7 @@ enum Command {
     Explain(explain::Args),
     Kubeconfig(kubeconfig::Args),
     Demo(demo::Args),
+    Import(import::Args),
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure at run time, 2 wrong usage, 3 stopped with connections cut, 78 wrong configuration";
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(args),
         Command::Kubeconfig(args) => kubeconfig::run(args),
         Command::Demo(args) => demo::run(args),
+        Command::Import(args) => import::run(args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("snigate: {error:#}");
