@@ -25,6 +25,7 @@ mod haproxy;
 mod harness;
 mod health;
 mod hello;
+mod import;
 mod kubeconfig;
 mod kubectl;
 mod limits;

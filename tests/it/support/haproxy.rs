@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
-/// A running HAProxy with one frontend and one server; killed when dropped.
+/// A running HAProxy with one socket; killed when dropped.
 pub struct Haproxy {
     child: Child,
     address: SocketAddr,
@@ -22,6 +22,17 @@ impl Haproxy {
     /// Starts one before `server`, with these options for both its sockets, and further lines for its frontend; `None`,
     /// said aloud, where it is not installed.
     pub fn start(bind: &str, frontend: &str, server: SocketAddr, options: &str) -> Option<Self> {
+        Self::of(|address| {
+            format!(
+                "global\n    log stdout format raw local0\ndefaults\n    mode tcp\n    log global\n    timeout connect 30s\n    \
+                 timeout client 60s\n    timeout server 60s\nfrontend front\n    bind {address} {bind}\n{frontend}\n    \
+                 default_backend back\nbackend back\n    server one {server} {options}\n"
+            )
+        })
+    }
+
+    /// Starts one with a configuration of its own that binds this address; `None`, said aloud, where it is not installed.
+    pub fn of(configuration: impl FnOnce(SocketAddr) -> String) -> Option<Self> {
         let program = tools::require("haproxy")?;
         // Bound, so that nobody else gets the port; HAProxy shares it by SO_REUSEPORT, and it alone listens.
         let port = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
@@ -30,12 +41,7 @@ impl Haproxy {
         let address = port.local_addr().unwrap().as_socket().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("haproxy.cfg");
-        let configuration = format!(
-            "global\n    log stdout format raw local0\ndefaults\n    mode tcp\n    log global\n    timeout connect 30s\n    \
-             timeout client 60s\n    timeout server 60s\nfrontend front\n    bind {address} {bind}\n{frontend}\n    \
-             default_backend back\nbackend back\n    server one {server} {options}\n"
-        );
-        fs::write(&file, configuration).unwrap();
+        fs::write(&file, configuration(address)).unwrap();
         let mut command = Command::new(program);
         command.args(["-db", "-f"]).arg(file).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
