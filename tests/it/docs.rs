@@ -150,10 +150,12 @@ fn the_readme_s_upstream_is_that_of_its_haproxy() {
     assert!(run.status.success(), "{}{}", run.stdout, run.stderr);
 }
 
-/// Runs `snigate` with these arguments, `snigate.yaml` being the README's configuration.
+/// Runs `snigate` with these arguments, `snigate.yaml` being the README's configuration, and `haproxy.cfg` one to move
+/// from.
 fn snigate<'a>(arguments: impl IntoIterator<Item = &'a str>) -> Run {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("snigate.yaml"), yaml(&read("README.md"), "listeners:")).unwrap();
+    fs::write(folder.path().join("haproxy.cfg"), read("tests/haproxy/quick.cfg")).unwrap();
     tools::run(Command::new(env!("CARGO_BIN_EXE_snigate")).args(arguments).current_dir(folder.path()), "")
 }
 
@@ -171,7 +173,7 @@ fn the_readme_s_commands_are_accepted() {
             assert!(ran.status.success(), "{command}: {}", ran.stderr);
         }
     }
-    for name in ["check", "explain", "kubeconfig", "run"] {
+    for name in ["check", "explain", "import", "kubeconfig", "run"] {
         assert!(commands.iter().any(|command| command.starts_with(name)), "README.md shows no `snigate {name}`");
         assert!(!snigate([name, "--unknown", "--help"]).status.success(), "what is not accepted fails");
     }
