@@ -114,7 +114,7 @@ fn nobody_in_the_sandbox_upgrades_as_well() {
 }
 
 #[test]
-#[ignore = "takes a minute: the long form of the two before"]
+#[ignore = "takes minutes on a busy machine: the long form of the two before"]
 fn a_hundred_upgrades_lose_nobody() {
     let keys = if getuid().is_root() { "user: nobody\nsandbox: require\n" } else { "sandbox: require\n" };
     Stage::new().upgrade_in_a_storm(100, keys);

@@ -2,16 +2,17 @@
 
 use super::PATIENCE;
 use std::ffi::OsString;
-use std::io::ErrorKind;
 use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::process::Command;
-use std::time::Duration;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// What a gate's process says to it.
 pub struct Supervisor {
-    socket: UnixDatagram,
+    messages: Receiver<String>,
     name: OsString,
     _folder: TempDir,
 }
@@ -34,8 +35,17 @@ impl Supervisor {
     }
 
     fn with(socket: UnixDatagram, name: OsString, folder: TempDir) -> Self {
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        Self { socket, name, _folder: folder }
+        let (sender, messages) = mpsc::channel();
+        // At once, whatever the test does meanwhile: only a few messages can wait in the socket.
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length) = socket.recv(&mut buffer) {
+                if sender.send(String::from_utf8(buffer[..length].to_vec()).unwrap()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { messages, name, _folder: folder }
     }
 
     /// What starts a process so that it says what it has to say here, and that it is alive within each `watchdog`.
@@ -46,32 +56,24 @@ impl Supervisor {
         starter
     }
 
-    /// The next message.
-    pub fn next(&self) -> String {
-        let mut buffer = [0; 4096];
-        let length = self.socket.recv(&mut buffer).expect("the gate says something");
-        String::from_utf8(buffer[..length].to_vec()).unwrap()
-    }
-
     /// The next message that begins with this word; others are passed over.
     pub fn wait_for(&self, word: &str) -> String {
+        let mut passed = Vec::new();
         loop {
-            let message = self.next();
+            let message = self.messages.recv_timeout(PATIENCE);
+            let message = message.unwrap_or_else(|error| panic!("{word}: {error} after {passed:?}"));
             if message.lines().next() == Some(word) {
                 return message;
             }
+            passed.push(message);
         }
     }
 
-    /// Whether nothing comes for so long, after what has come already.
-    pub fn hears_nothing_for(&self, time: Duration) -> bool {
-        let mut buffer = [0; 4096];
-        self.socket.set_nonblocking(true).unwrap();
-        while self.socket.recv(&mut buffer).is_ok() {}
-        self.socket.set_nonblocking(false).unwrap();
-        self.socket.set_read_timeout(Some(time)).unwrap();
-        let next = self.socket.recv(&mut buffer).map_err(|error| error.kind());
-        self.socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        next == Err(ErrorKind::WouldBlock)
+    /// Waits until nothing comes for so long.
+    pub fn wait_for_silence(&self, time: Duration) {
+        let begun = Instant::now();
+        while self.messages.recv_timeout(time) != Err(RecvTimeoutError::Timeout) {
+            assert!(begun.elapsed() < PATIENCE, "there is no end of messages");
+        }
     }
 }
