@@ -39,7 +39,7 @@ pub struct Given {
     before: Vec<Taken>,
 }
 
-/// A socket of the service manager that cannot be used.
+/// A socket that cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum UnfitSocket {
     /// It is something else.
@@ -81,6 +81,9 @@ pub enum UnfitSocket {
         /// What is to be said of the socket's own.
         other_v6_only: &'static str,
     },
+    /// Whoever gave it is not the process before this one.
+    #[error("the process there has none of these listeners, so it is another gate: give each a path of its own")]
+    OfAnotherGate,
     /// The kernel does not say what it is.
     #[error("cannot look at a socket of the service manager")]
     Io(#[from] io::Error),
@@ -108,8 +111,16 @@ impl Given {
     }
 
     /// Adds what the process before gave.
-    pub fn add(&mut self, taken: Vec<Taken>) {
+    ///
+    /// # Errors
+    /// When no listener wants any of it. That one is to go when this one accepts, and it would go for nothing.
+    pub fn add(&mut self, taken: Vec<Taken>, config: &Config) -> Result<(), UnfitSocket> {
+        let is_wanted = |(listening, _): &Taken| config.listeners.iter().any(|listener| listening.is_for(listener));
+        if !taken.is_empty() && !taken.iter().any(is_wanted) {
+            return Err(UnfitSocket::OfAnotherGate);
+        }
         self.before.extend(taken);
+        Ok(())
     }
 
     /// Whether every socket of the service manager is one that a listener wants.
@@ -271,13 +282,14 @@ mod tests {
             config(&format!("{{ address: '{address}', name: kube }}, {{ address: '127.0.0.1:0', name: any }}"));
         let [kube, any] = &wanted.listeners[..] else { panic!("two listeners") };
         let mut given = Given::default();
-        given.add(vec![
+        let taken = vec![
             before("called-otherwise", address, socket),
             before("kube", address, bound().0),
             before("gone", ":7443", bound().0),
             before("other", "127.0.0.1:0", bound().0),
             before("any", "127.0.0.1:0", bound().0),
-        ]);
+        ];
+        given.add(taken, &wanted).unwrap();
         given.check(&wanted).unwrap();
         let (sockets, _) = given.take_for(kube);
         assert_eq!(sockets.len(), 1, "one listens elsewhere, whatever was said of it");
@@ -288,10 +300,15 @@ mod tests {
 
         let (socket, address) = bound();
         let mut given = named("any", socket);
-        given.add(vec![before("any", "127.0.0.1:0", bound().0)]);
+        given.add(vec![before("any", "127.0.0.1:0", bound().0)], &wanted).unwrap();
         let (sockets, by_service_manager) = given.take_for(any);
         assert_eq!((sockets.len(), by_service_manager), (1, true));
         assert_eq!(sockets[0].local_addr().unwrap(), address);
         assert!(given.before.is_empty());
+
+        // A process that stops has none any more; one that has others is another gate.
+        given.add(Vec::new(), &wanted).unwrap();
+        let other = given.add(vec![before("kube", ":7443", bound().0)], &wanted);
+        assert!(matches!(other, Err(UnfitSocket::OfAnotherGate)));
     }
 }

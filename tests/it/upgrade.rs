@@ -169,6 +169,21 @@ fn only_root_and_the_same_user_may_take_over() {
 }
 
 #[test]
+fn another_gate_that_was_given_the_same_path_replaces_nobody() {
+    let stage = Stage::new();
+    let gate = GateProcess::start(&stage.yaml("", ""));
+    let other = stage.yaml("", "").replace(&stage.address.to_string(), "127.0.0.1:0");
+    let run = GateProcess::run(&other);
+    assert_eq!(run.status.code(), Some(1), "{run:?}");
+    assert!(
+        run.stderr.contains("none of these listeners, so it is another gate: give each a path of its own"),
+        "{run:?}"
+    );
+    gate.lines.wait("that it stays", |line| line.contains("a newer process did not take over"));
+    stage.client().unwrap();
+}
+
+#[test]
 fn what_a_killed_process_left_is_no_obstacle() {
     let stage = Stage::new();
     let mut gate = GateProcess::start(&stage.yaml("", ""));

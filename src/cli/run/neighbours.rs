@@ -36,7 +36,7 @@ impl Neighbours {
         if let Some(path) = &config.upgrade_socket {
             let of_no_use = || format!("upgrade_socket: {} is of no use", path.display());
             let (upgrade, taken) = Upgrade::begin(path).with_context(of_no_use)?;
-            neighbours.given.add(taken);
+            neighbours.given.add(taken, config).with_context(of_no_use)?;
             neighbours.upgrade = Some(upgrade);
         }
         Ok(neighbours)
