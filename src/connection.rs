@@ -45,6 +45,13 @@ pub struct Tools {
     pub log: AccessLog,
 }
 
+impl Tools {
+    /// Whether anything shows of a connection what costs something to know: its JA4, and our own port.
+    fn show_all(&self) -> bool {
+        self.log.is_on()
+    }
+}
+
 /// Serves one client from accept to close. Never fails: how it ended is recorded. It keeps its seat until both of its
 /// sockets are closed.
 pub fn serve(

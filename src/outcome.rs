@@ -186,6 +186,8 @@ reasons! {
     EndpointUnhealthy = "endpoint_unhealthy" by Upstream,
     /// Another configuration refuses the connection, and `on_route_change` says that it closes then.
     RouteChanged = "route_changed" by None,
+    /// The operator had it closed.
+    ClosedByAdmin = "closed_by_admin" by None,
     /// snigate is stopping.
     Drained = "drained" by None,
     /// A defect of ours, or a shortage: no descriptor or memory for the upstream's socket.

@@ -22,7 +22,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::ids::Ids;
 use crate::reload::{CannotBind, Changed, InForce};
 use crate::watchdog::Watchdog;
-use crate::worker::{self, Equipment};
+use crate::worker::{self, Equipment, LiveView};
 
 /// How often it is looked whether the workers have ended, of a process that takes its leave.
 const CHECK: Duration = Duration::from_millis(5);
@@ -35,6 +35,7 @@ pub struct Server {
     orders: UnboundedSender<Order>,
     control: JoinHandle<()>,
     workers: Vec<Worker>,
+    live: LiveView,
     /// The threads run for as long as it is there.
     stage: watch::Sender<Stage>,
     /// Until it is started.
@@ -95,6 +96,7 @@ impl Server {
         given.check(config)?;
         let plan = Plan::of(config, getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))?;
         let (workers, received): (Vec<_>, Vec<_>) = (0..config.workers.get()).map(|_| unbounded_channel()).unzip();
+        let live = LiveView::of(&workers);
         let (in_force, keepers) = InForce::start(config, plan.clone(), workers.clone(), given)?;
         let current = Arc::clone(in_force.current());
         let (orders, control) = unbounded_channel();
@@ -102,7 +104,8 @@ impl Server {
         let (stage, mut watchdog) = (watch::Sender::new(Stage::Open), Watchdog::default());
         let watched = watchdog.watch("control");
         let control = control::start(in_force, keepers, &config.dns, control, watched, stage.subscribe())?;
-        let mut server = Self { addresses, plan, orders, control, workers: Vec::new(), stage, watchdog: None, log };
+        let mut server =
+            Self { addresses, plan, orders, live, control, workers: Vec::new(), stage, watchdog: None, log };
         let seats = Seats::of(server.plan.connections());
         let crews = Crew::of(config.workers.get());
         for (number, ((received, orders), crew)) in received.into_iter().zip(workers).zip(crews).enumerate() {
@@ -137,6 +140,11 @@ impl Server {
     /// How far the process is on its way out.
     pub fn stages(&self) -> Stages {
         self.stage.subscribe()
+    }
+
+    /// The connections that are open.
+    pub fn live(&self) -> &LiveView {
+        &self.live
     }
 
     /// Puts another configuration in force. Nobody who is connected notices.

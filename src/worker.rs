@@ -3,7 +3,10 @@
 //! Connections never leave the worker that serves them, so nothing on the way of the bytes is locked or woken across
 //! threads.
 
+mod view;
+
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::{Arc, mpsc};
@@ -25,12 +28,13 @@ use crate::limits::{Seats, Share, Undecided};
 use crate::listener::{self, Closing, Reception};
 use crate::observe::access_log::AccessLog;
 use crate::observe::ids::Ids;
-use crate::observe::live::{LiveTable, SLICE, TICK};
+use crate::observe::live::{LiveTable, Row, SLICE, TICK};
 use crate::outcome::Reason;
 use crate::relay::{Pipes, Scratch};
 use crate::revocation::Revocation;
 use crate::snapshot::{Door, Snapshot};
 use crate::watchdog::Watched;
+pub use view::{Cursor, LiveView, Page};
 
 /// How long stopping waits for connections to close by themselves once they are told to.
 const STOP_LIMIT: Duration = Duration::from_secs(3);
@@ -68,6 +72,22 @@ pub enum Order {
     DecideAgain,
     /// Say what is open.
     Count(oneshot::Sender<Remains>),
+    /// Tell what connections there are from this place of the table on, and where to go on.
+    Page {
+        /// The place.
+        from: usize,
+        /// Hears it.
+        reply: oneshot::Sender<(Vec<Row>, Option<usize>)>,
+    },
+    /// Have a connection close, if it is found from this place of the table on.
+    Close {
+        /// What it is called.
+        id: Arc<str>,
+        /// The place.
+        from: usize,
+        /// Hears whether there was one, or where to go on.
+        reply: oneshot::Sender<ControlFlow<bool, usize>>,
+    },
 }
 
 /// A socket to accept from.
@@ -146,6 +166,9 @@ async fn work(mut orders: UnboundedReceiver<Order>, reception: Rc<Reception>, in
                 }
                 Order::DecideAgain => revocation.begin(),
                 Order::Count(done) => drop(tokio::task::spawn_local(count(Rc::clone(live), done))),
+                // Whoever asked may have gone.
+                Order::Page { from, reply } => drop(reply.send(live.page(from))),
+                Order::Close { id, from, reply } => drop(reply.send(live.close(&id, from))),
             },
             () = revocation.proceed() => {}
             // What is closed is done with.

@@ -61,13 +61,13 @@ impl Record {
     }
 
     pub(super) fn heard(&self, hello: &ClientHello, raw: &[u8], route: Option<&Route>) {
-        let ja4 = self.tools.log.is_on().then(|| ja4(raw)).flatten();
+        let ja4 = self.tools.show_all().then(|| ja4(raw)).flatten();
         self.story().hear(hello, route, ja4.as_deref());
     }
 
     pub(super) fn connected(&self, connection: &Connection, route: &Route) {
         self.live.count(Side::Client, connection.sent);
-        let local = self.tools.log.is_on().then(|| connection.socket.local_addr().ok()).flatten();
+        let local = self.tools.show_all().then(|| connection.socket.local_addr().ok()).flatten();
         self.story().arrive(local.map(|local| local.port()));
         self.live.heed(connection.lease.notice());
         self.live.limit_silence(route.idle_timeout, route.half_close_timeout);

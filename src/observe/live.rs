@@ -3,6 +3,7 @@
 //! There is no timer a connection: one coarse tick a worker sweeps the table and stops what was silent for too long.
 
 mod leaving;
+mod row;
 mod table;
 
 use std::cell::{Cell, OnceCell};
@@ -17,6 +18,7 @@ use std::time::Duration;
 use super::notice::Notice;
 use super::story::Story;
 use crate::outcome::{Reason, Side};
+pub use row::{Row, State};
 pub use table::{LiveEntry, LiveTable, SLICE};
 
 /// How often [`LiveTable::sweep`] is to be called; timeouts are kept to this precision.

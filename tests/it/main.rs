@@ -30,6 +30,7 @@ mod kubeconfig;
 mod kubectl;
 mod limits;
 mod listeners;
+mod live;
 mod memory;
 mod names;
 mod network;

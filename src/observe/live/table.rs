@@ -19,7 +19,7 @@ pub const SLICE: usize = 256;
 /// The live connections of one worker.
 #[derive(Debug, Default)]
 pub struct LiveTable {
-    ids: Ids,
+    pub(super) ids: Ids,
     clock: Rc<Cell<u32>>,
     pub(super) entries: RefCell<Slab<Rc<Live>>>,
     /// As many as there are entries, for other threads to read.

@@ -6,7 +6,9 @@ use rustix::process::{Pid, Signal, Uid, getuid, kill_process};
 use serde_json::Value;
 use snigate::config::{Config, Difference, LogFormat};
 use snigate::observe::access_log::AccessLog;
+use snigate::observe::live::Row;
 use snigate::server::{ReloadError, Server};
+use snigate::worker::Cursor;
 use std::fs::Permissions;
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
@@ -142,10 +144,27 @@ impl Gate {
     /// Puts this configuration in force; returns what has changed by it.
     pub fn reload(&mut self, yaml: &str) -> Result<Difference, ReloadError> {
         let config = Config::parse(yaml).unwrap_or_else(|mistakes| panic!("{mistakes}\n{yaml}"));
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let changed = runtime.block_on(self.server.as_ref().unwrap().reload(config))?;
+        let changed = block_on(self.server.as_ref().unwrap().reload(config))?;
         self.addresses = changed.addresses;
         Ok(changed.difference)
+    }
+
+    /// The connections that are open now.
+    pub fn live(&self) -> Vec<Row> {
+        let view = self.server.as_ref().unwrap().live();
+        let (mut rows, mut next) = (Vec::new(), Some(Cursor::default()));
+        while let Some(at) = next {
+            let page = block_on(view.page(at));
+            assert!(page.rows.len() <= 256);
+            rows.extend(page.rows);
+            next = page.next;
+        }
+        rows
+    }
+
+    /// Has the connection close that is called so; whether there was one.
+    pub fn close(&self, id: &str) -> bool {
+        block_on(self.server.as_ref().unwrap().live().close(id))
     }
 
     /// The address of the first listener.
@@ -164,6 +183,10 @@ impl Gate {
             server.stop();
         }
     }
+}
+
+fn block_on<F: Future>(future: F) -> F::Output {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
 }
 
 impl Drop for Gate {
