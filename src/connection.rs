@@ -16,13 +16,14 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use crate::config::Reject;
+use crate::hello::ClientHello;
 use crate::hello::alert::alert;
 use crate::limits::{Place, Seat, Undecided};
 use crate::observe::access_log::AccessLog;
 use crate::observe::live::{Live, LiveTable};
 use crate::outcome::{ClosedBy, Fault, Reason};
 use crate::relay::{End, Pipes, Relay, Scratch, close_gently, close_with_reset, send_then_close};
-use crate::routing::Decision;
+use crate::routing::{Decision, Route};
 use crate::snapshot::{Entrance, Snapshot};
 use crate::upstream::{self, connect};
 use first_bytes::rest;
@@ -141,18 +142,12 @@ async fn admit(
         return Err(Refusal::final_word(Reason::SourceDenied, None));
     }
     let (hello, mut replay) = read_hello(client, listener, &tools.scratch, record.accepted(), early, place).await?;
-    // Whoever is not decided on yet is judged by what came into force meanwhile.
+    // Whoever has not been decided on is judged by what came into force meanwhile.
     let renewed = entrance.renewed(&tools.current.load(), record.story());
     let renewed = renewed.map_err(|reason| Refusal::final_word(reason, None))?;
-    let Entrance { listener, snapshot, .. } = renewed.as_ref().unwrap_or(entrance);
-    let decision = listener.table.decide(&hello.server_name, &hello.alpn, source);
-    record.heard(&hello, &replay, decision.route());
-    let route = match decision {
-        Decision::Route(route) => Arc::clone(route),
-        Decision::Refuse(refusal) => {
-            return Err(Refusal::final_word(refusal.reason(), Some(alert(refusal.alert(), &replay))));
-        }
-    };
+    let entrance = renewed.as_ref().unwrap_or(entrance);
+    let route = decide(&hello, &replay, record, entrance)?;
+    let snapshot = &entrance.snapshot;
     let upstream = snapshot.upstream(route.upstream);
     if let Some(version) = upstream.proxy_protocol {
         replay = introduction::announce(version, client, ends, &hello, record, &replay)
@@ -160,10 +155,6 @@ async fn admit(
     }
     // A hostile hello is large, and the connect may take its time.
     drop(hello);
-    record.story().decide(&route);
-    if !Arc::ptr_eq(&tools.current.load(), snapshot) && tools.current.load().revokes(record.story()) {
-        return Err(Refusal::close(Reason::RouteChanged));
-    }
     snapshot.limits.admit(record.permits(), &route, source).map_err(Refusal::close)?;
     place.decided(replay.len()).map_err(Refusal::close)?;
 
@@ -175,6 +166,26 @@ async fn admit(
     record.connected(&connected, &route);
     let rest = rest(replay, connected.sent);
     Ok((connected, rest))
+}
+
+/// Where the client goes that said this in these bytes.
+fn decide(hello: &ClientHello, raw: &[u8], record: &Record, entrance: &Entrance) -> Result<Arc<Route>, Refusal> {
+    let Entrance { listener, snapshot, .. } = entrance;
+    let decision = listener.table.decide(&hello.server_name, &hello.alpn, record.source().ip());
+    record.heard(hello, raw, decision.route());
+    let route = match decision {
+        Decision::Route(route) => route,
+        Decision::Refuse(refusal) => {
+            return Err(Refusal::final_word(refusal.reason(), Some(alert(refusal.alert(), raw))));
+        }
+    };
+    record.story().decide(route);
+    // Its listener is gone: what was in force before led it on, and whoever was led so earlier was decided on again.
+    let now = record.tools().current.load();
+    if !Arc::ptr_eq(&now, snapshot) && now.revokes(record.story()) {
+        return Err(Refusal::close(Reason::RouteChanged));
+    }
+    Ok(Arc::clone(route))
 }
 
 /// Replays the rest of the hello, then moves bytes both ways until the end.
