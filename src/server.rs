@@ -22,7 +22,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::ids::Ids;
 use crate::reload::{CannotBind, Changed, InForce};
 use crate::watchdog::Watchdog;
-use crate::worker::{self, Equipment, LiveView};
+use crate::worker::{self, Cursor, Equipment, LiveView};
 
 /// How often it is looked whether the workers have ended, of a process that takes its leave.
 const CHECK: Duration = Duration::from_millis(5);
@@ -48,7 +48,6 @@ struct Worker {
     thread: JoinHandle<usize>,
     /// Counts its connections.
     open: Arc<AtomicUsize>,
-    orders: UnboundedSender<worker::Order>,
 }
 
 /// Why a gate could not start.
@@ -97,7 +96,7 @@ impl Server {
         let plan = Plan::of(config, getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX))?;
         let (workers, received): (Vec<_>, Vec<_>) = (0..config.workers.get()).map(|_| unbounded_channel()).unzip();
         let live = LiveView::of(&workers);
-        let (in_force, keepers) = InForce::start(config, plan.clone(), workers.clone(), given)?;
+        let (in_force, keepers) = InForce::start(config, plan.clone(), workers, given)?;
         let current = Arc::clone(in_force.current());
         let (orders, control) = unbounded_channel();
         let addresses = in_force.addresses();
@@ -108,11 +107,11 @@ impl Server {
             Self { addresses, plan, orders, live, control, workers: Vec::new(), stage, watchdog: None, log };
         let seats = Seats::of(server.plan.connections());
         let crews = Crew::of(config.workers.get());
-        for (number, ((received, orders), crew)) in received.into_iter().zip(workers).zip(crews).enumerate() {
+        for (number, (orders, crew)) in received.into_iter().zip(crews).enumerate() {
             let open = crew.0.counter();
             let equipment = Equipment {
                 current: Arc::clone(&current),
-                orders: received,
+                orders,
                 crew,
                 share: server.plan.share(),
                 seats: Arc::clone(&seats),
@@ -121,7 +120,7 @@ impl Server {
                 watched: watchdog.watch(format!("worker-{number}")),
             };
             let thread = worker::start(number, equipment, server.stages())?;
-            server.workers.push(Worker { thread, open, orders });
+            server.workers.push(Worker { thread, open });
         }
         server.watchdog = Some(watchdog);
         Ok(server)
@@ -195,14 +194,13 @@ impl Server {
 
     /// What is open still, of all workers.
     async fn remaining(&self) -> Remains {
-        let mut all = Remains::default();
-        for Worker { orders, .. } in &self.workers {
-            let (done, remains) = oneshot::channel();
-            // A worker that is gone has no connection.
-            let _ = orders.send(worker::Order::Count(done));
-            all.join(remains.await.unwrap_or_default());
+        let (mut remains, mut next) = (Remains::default(), Some(Cursor::default()));
+        while let Some(here) = next {
+            let page = self.live.page(here).await;
+            page.rows.iter().for_each(|row| remains.add(row));
+            next = page.next;
         }
-        all
+        remains
     }
 
     /// Stops accepting, ends what is open with the reason `drained`, and returns when all of it is closed and logged: how many

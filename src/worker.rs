@@ -23,7 +23,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, tim
 
 use crate::connection::Tools;
 use crate::crew::{Crew, Inbox};
-use crate::drain::{Remains, Spread, Stage, Stages, over, reached, told_by};
+use crate::drain::{Spread, Stage, Stages, over, reached, told_by};
 use crate::limits::{Seats, Share, Undecided};
 use crate::listener::{self, Closing, Reception};
 use crate::observe::access_log::AccessLog;
@@ -70,8 +70,6 @@ pub enum Order {
     Open(Opening),
     /// Decide on every connection again: another configuration is in force.
     DecideAgain,
-    /// Say what is open.
-    Count(oneshot::Sender<Remains>),
     /// Tell what connections there are from this place of the table on, and where to go on.
     Page {
         /// The place.
@@ -165,7 +163,6 @@ async fn work(mut orders: UnboundedReceiver<Order>, reception: Rc<Reception>, in
                     }
                 }
                 Order::DecideAgain => revocation.begin(),
-                Order::Count(done) => drop(tokio::task::spawn_local(count(Rc::clone(live), done))),
                 // Whoever asked may have gone.
                 Order::Page { from, reply } => drop(reply.send(live.page(from))),
                 Order::Close { id, from, reply } => drop(reply.send(live.close(&id, from))),
@@ -205,20 +202,6 @@ async fn clear(live: Rc<LiveTable>, mut stages: Stages) {
         sleep_until(by.min(Instant::now() + CLEAR_CHECK)).await;
     }
     live.stop_all(Reason::Drained);
-}
-
-/// Says what is open, having looked at a part at a time.
-async fn count(live: Rc<LiveTable>, done: oneshot::Sender<Remains>) {
-    let (mut remains, mut place) = (Remains::default(), 0);
-    loop {
-        place = live.visit(place, |live| remains.add(live.story()));
-        if place == 0 {
-            break;
-        }
-        yield_now().await;
-    }
-    // Who asked may be gone.
-    let _ = done.send(remains);
 }
 
 /// What accepts from the socket.

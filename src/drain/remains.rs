@@ -6,44 +6,29 @@ use std::fmt::{self, Display, Formatter};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use crate::config::span;
-use crate::observe::story::Story;
+use crate::observe::live::Row;
 
 /// Routes that are named; the rest is counted together.
 const NAMED: usize = 5;
 
-/// The connections that are open still: of one worker, or of all.
+/// The connections that are open still.
 #[derive(Debug, Default)]
 pub struct Remains {
-    /// When the first of them was accepted.
-    oldest: Option<Instant>,
+    /// The age of the oldest.
+    oldest: Option<Duration>,
     routes: BTreeMap<Arc<str>, usize>,
     without_route: usize,
 }
 
 impl Remains {
     /// This one is open still.
-    pub fn add(&mut self, story: &Story) {
-        self.note_age(story.accepted());
-        match story.route() {
-            Some(route) => *self.routes.entry(Arc::clone(&route.name)).or_default() += 1,
+    pub fn add(&mut self, row: &Row) {
+        self.oldest = self.oldest.max(Some(row.age));
+        match &row.route {
+            Some(route) => *self.routes.entry(Arc::clone(route)).or_default() += 1,
             None => self.without_route += 1,
         }
-    }
-
-    /// And these are.
-    pub fn join(&mut self, others: Self) {
-        others.oldest.into_iter().for_each(|oldest| self.note_age(oldest));
-        for (route, connections) in others.routes {
-            *self.routes.entry(route).or_default() += connections;
-        }
-        self.without_route += others.without_route;
-    }
-
-    fn note_age(&mut self, accepted: Instant) {
-        self.oldest = Some(self.oldest.map_or(accepted, |oldest| oldest.min(accepted)));
     }
 
     /// How many there are.
@@ -54,7 +39,7 @@ impl Remains {
     /// Says so in the log.
     pub(super) fn tell(&self) {
         // Whole seconds: nobody waits for less.
-        let oldest = self.oldest.map(|accepted| span(Duration::from_secs(accepted.elapsed().as_secs())).to_string());
+        let oldest = self.oldest.map(|age| span(Duration::from_secs(age.as_secs())).to_string());
         tracing::info!(connections = self.connections(), oldest, "draining: {}", self);
     }
 }
@@ -86,32 +71,30 @@ mod tests {
     use std::rc::Rc;
 
     #[tokio::test(start_paused = true)]
-    async fn what_remains_is_counted_by_route_over_all_workers() {
+    async fn what_remains_is_counted_by_route() {
         let table = Rc::new(LiveTable::default());
         let known = config().routes.remove(0);
         let route = |name: usize| Arc::new(Route { name: format!("route-{name}").into(), ..Route::clone(&known) });
-        let mut all = Remains::default();
-        assert_eq!((all.to_string(), all.connections(), all.oldest), ("nobody".to_owned(), 0, None));
-        let begun = Instant::now();
-        for worker in 0..2 {
-            let mut remains = Remains::default();
-            for name in 0..8 {
-                for _ in 0..=name {
-                    let live = enter(&table);
-                    live.story().decide(&route(name));
-                    remains.add(live.story());
-                }
+        let mut remains = Remains::default();
+        assert_eq!((remains.to_string(), remains.connections(), remains.oldest), ("nobody".to_owned(), 0, None));
+        let mut held = Vec::new();
+        for name in 0..8 {
+            for _ in 0..=name {
+                let live = enter(&table);
+                live.story().decide(&route(name));
+                held.push(live);
             }
-            all.join(remains);
-            assert_eq!(all.connections(), 36 * (worker + 1));
             tokio::time::advance(Duration::from_secs(90)).await;
         }
+        table.page(0).0.iter().for_each(|row| remains.add(row));
+        assert_eq!((remains.connections(), remains.oldest), (36, Some(Duration::from_secs(720))));
         assert_eq!(
-            all.to_string(),
-            "16 of `route-7`, 14 of `route-6`, 12 of `route-5`, 10 of `route-4`, 8 of `route-3`, 12 of other routes"
+            remains.to_string(),
+            "8 of `route-7`, 7 of `route-6`, 6 of `route-5`, 5 of `route-4`, 4 of `route-3`, 6 of other routes"
         );
-        all.add(enter(&table).story());
-        assert!(all.to_string().ends_with("12 of other routes, 1 without a route"), "{all}");
-        assert_eq!((all.connections(), all.oldest), (73, Some(begun)));
+        drop(held);
+        let _undecided = enter(&table);
+        table.page(0).0.iter().for_each(|row| remains.add(row));
+        assert!(remains.to_string().ends_with("6 of other routes, 1 without a route"), "{remains}");
     }
 }

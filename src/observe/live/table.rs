@@ -60,7 +60,7 @@ impl LiveTable {
         LiveEntry { table: Rc::clone(self), key, live }
     }
 
-    /// One [`TICK`] has passed: stops every connection that was silent for longer than it may be.
+    /// One [`TICK`](super::TICK) has passed: stops every connection that was silent for longer than it may be.
     pub fn sweep(&self) {
         self.clock.set(self.clock.get().saturating_add(1));
         for (number, live) in &*self.entries.borrow() {
