@@ -214,6 +214,15 @@ fn thread_of(process: u32, name: &str) -> Pid {
     Pid::from_raw(numbers.find(is_it).unwrap().parse().unwrap())
 }
 
+/// A thread that stands still. It is let go also when a test fails: its process could not end otherwise.
+struct Stopped(Pid);
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = ptrace::detach(self.0, None);
+    }
+}
+
 #[test]
 fn the_watchdog_is_told_nothing_while_one_thread_is_stuck() {
     let (supervisor, upstream) = (Supervisor::new(), answering());
@@ -226,11 +235,12 @@ fn the_watchdog_is_told_nothing_while_one_thread_is_stuck() {
         if let Err(error) = ptrace::seize(thread, ptrace::Options::empty()) {
             return tools::skip(&format!("no thread can be stopped here: {error}"));
         }
+        let stopped = Stopped(thread);
         ptrace::interrupt(thread).unwrap();
         let stuck = format!("\"threads\":\"{name}\"");
         gate.lines.wait("who is stuck", |line| line.contains(&stuck) && line.contains("does not get to its work"));
         supervisor.wait_for_silence(2 * WATCHDOG);
-        ptrace::detach(thread, None).unwrap();
+        drop(stopped);
         supervisor.wait_for("WATCHDOG=1");
         gate.lines.wait("that it goes on", |line| line.contains("every thread gets to its work again"));
     }
