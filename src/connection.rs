@@ -20,9 +20,10 @@ use crate::hello::ClientHello;
 use crate::hello::alert::alert;
 use crate::limits::{Place, Seat, Undecided};
 use crate::observe::access_log::AccessLog;
-use crate::observe::live::{Live, LiveTable};
+use crate::observe::live::{Live, LiveTable, State};
+use crate::observe::metrics::Lanes;
 use crate::outcome::{ClosedBy, Fault, Reason};
-use crate::relay::{End, Pipes, Relay, Scratch, close_gently, close_with_reset, send_then_close};
+use crate::relay::{End, Pipes, Relay, Scratch, Use, close_gently, close_with_reset, send_then_close};
 use crate::routing::{Decision, Route};
 use crate::snapshot::{Entrance, Snapshot};
 use crate::upstream::{self, connect};
@@ -42,11 +43,33 @@ pub struct Tools {
     pub live: Rc<LiveTable>,
     /// Those of them that have no route yet.
     pub undecided: Rc<Undecided>,
+    /// Where they are counted.
+    pub lanes: Lanes,
     /// Where ended connections are written down.
     pub log: AccessLog,
 }
 
 impl Tools {
+    /// One [`TICK`](crate::observe::live::TICK) has passed: ends what was silent for too long, and shows what there is.
+    pub fn tick(&self) {
+        let mut states = [0; State::ALL.len()];
+        self.live.sweep_and(|live| {
+            states[live.state() as usize] += 1;
+            if let Some(lane) = live.lane() {
+                self.lanes.count(lane, |lane| lane.gather(live.sent(), live.received()));
+            }
+        });
+        self.lanes.show();
+        let now = &self.lanes.tally().now;
+        now.states.iter().zip(states).for_each(|(shown, count)| shown.set(count));
+        now.hello_memory.set(self.undecided.memory() as u64);
+        let Use { pipes, lent, memory, spliced } = self.pipes.used();
+        now.relay_memory.set(memory as u64);
+        now.pipes.set(pipes as u64);
+        now.pipes_lent.set(lent as u64);
+        now.spliced.set(spliced);
+    }
+
     /// Whether anything shows of a connection what costs something to know: its JA4, and our own port.
     fn show_all(&self) -> bool {
         self.log.is_on()
@@ -179,7 +202,7 @@ fn decide(hello: &ClientHello, raw: &[u8], record: &Record, entrance: &Entrance)
             return Err(Refusal::final_word(refusal.reason(), Some(alert(refusal.alert(), raw))));
         }
     };
-    record.story().decide(route);
+    record.decided(route);
     // Its listener is gone: what was in force before led it on, and whoever was led so earlier was decided on again.
     let now = record.tools().current.load();
     if !Arc::ptr_eq(&now, snapshot) && now.revokes(record.story()) {

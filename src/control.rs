@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::drain::{Stages, over};
 use crate::given::Held;
 use crate::reload::{CannotBind, Changed, InForce};
@@ -39,13 +39,12 @@ pub enum Order {
 pub fn start(
     in_force: InForce,
     keepers: Vec<Keeper>,
-    dns: &config::Dns,
+    names: Names,
     orders: UnboundedReceiver<Order>,
     watched: Watched,
     stages: Stages,
 ) -> io::Result<JoinHandle<()>> {
     let (started, start) = mpsc::sync_channel(1);
-    let names = Names::new(dns);
     let thread = thread::Builder::new().name("control".into()).spawn(move || {
         match Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) {
             Ok(runtime) => {

@@ -14,11 +14,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::config;
+use crate::config::{self, Config};
 use crate::connection::{self, Tools};
 use crate::crew::{Accepted, Crew};
 use crate::drain::{Stage, Stages, reached};
 use crate::limits::{Seat, Seats};
+use crate::observe::metrics::Names;
 use crate::outcome::Reason;
 use crate::snapshot::{Door, Entrance, Snapshot};
 use trouble::{Crowd, Spare, Trouble};
@@ -149,6 +150,17 @@ impl Reception {
         drop(announced);
     }
 
+    /// Has the lanes follow the names of the configuration, if it is another than `followed`.
+    pub fn follow_names(&self, followed: &mut Option<Arc<Config>>) {
+        let current = self.tools.current.load();
+        if followed.as_ref().is_none_or(|config| !Arc::ptr_eq(config, &current.config)) {
+            *followed = Some(Arc::clone(&current.config));
+            let listeners = current.config.listeners.iter().map(|listener| Arc::clone(&listener.name)).collect();
+            let routes = current.config.routes.iter().map(|route| Arc::clone(&route.name)).collect();
+            self.tools.lanes.follow(Names { listeners, routes });
+        }
+    }
+
     /// Leaves a line for a client that is not served.
     fn turn_away(&self, source: SocketAddr, entrance: &Entrance, reason: Reason) {
         connection::turn_away(source, entrance, Rc::clone(&self.tools), reason);
@@ -263,7 +275,7 @@ mod tests {
             listeners: [{ address: '127.0.0.1:0' }]
             routes: [{ server_names: [a.test], upstream: up }]
             upstreams: { up: { endpoints: ['127.0.0.1:1'] } }";
-        let config = config::Config::parse(yaml).unwrap();
+        let config = Config::parse(yaml).unwrap();
         let own = bind(&config.listeners[0], 1).unwrap().1.remove(0);
         let given = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         adopt(&given).unwrap();

@@ -46,7 +46,7 @@ fn remedy(error: &io::Error) -> &'static str {
 /// The configuration in force, and everything that runs for it.
 #[derive(Debug)]
 pub struct InForce {
-    config: Config,
+    config: Arc<Config>,
     plan: Plan,
     /// In the order of the configured listeners.
     bound: Vec<Bound>,
@@ -101,9 +101,10 @@ impl InForce {
         given: Given,
     ) -> Result<(Self, Vec<Keeper>), CannotBind> {
         let limits = Arc::new(Limits::new(config, &plan));
-        let nothing = Snapshot::new(config, [], Vec::new(), Arc::clone(&limits));
+        let config = Arc::new(config.clone());
+        let nothing = Snapshot::new(&config, [], Vec::new(), Arc::clone(&limits));
         let mut in_force = Self {
-            config: config.clone(),
+            config: Arc::clone(&config),
             plan,
             bound: Vec::new(),
             upstreams: Vec::new(),
@@ -112,10 +113,10 @@ impl InForce {
             workers,
             next_door: 0,
         };
-        let new = in_force.bind(config, given)?;
+        let new = in_force.bind(&config, given)?;
         let begun = config.upstreams.iter().enumerate();
         let (upstreams, keepers) =
-            begun.map(|(place, upstream)| Keeper::of(upstream, route_names(config, place))).unzip();
+            begun.map(|(place, upstream)| Keeper::of(upstream, route_names(&config, place))).unzip();
         in_force.upstreams = upstreams;
         in_force.swap(new);
         Ok((in_force, keepers))
@@ -158,7 +159,7 @@ impl InForce {
             });
         }
         self.limits = Arc::new(self.limits.changed(&config, &self.plan));
-        self.config = config;
+        self.config = Arc::new(config);
         self.swap(new);
         Ok((Changed { difference, addresses: self.addresses() }, keepers))
     }

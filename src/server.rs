@@ -1,14 +1,16 @@
 //! The process: a configuration becomes running upstreams and workers that accept.
 
+mod orders;
+mod view;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::{Resource, getrlimit};
-use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::sync::{oneshot, watch};
 use tokio::time::sleep;
 
@@ -21,8 +23,11 @@ use crate::limits::{DoesNotFit, Plan, Seats};
 use crate::observe::access_log::AccessLog;
 use crate::observe::ids::Ids;
 use crate::reload::{CannotBind, Changed, InForce};
+use crate::upstream::names::Names;
 use crate::watchdog::Watchdog;
 use crate::worker::{self, Cursor, Equipment, LiveView};
+pub use orders::{ConfigFile, Orders, Results};
+pub use view::{Seen, View};
 
 /// How often it is looked whether the workers have ended, of a process that takes its leave.
 const CHECK: Duration = Duration::from_millis(5);
@@ -31,23 +36,16 @@ const CHECK: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub struct Server {
     addresses: Vec<(Arc<str>, SocketAddr)>,
-    plan: Plan,
-    orders: UnboundedSender<Order>,
+    view: Arc<View>,
+    orders: Orders,
     control: JoinHandle<()>,
-    workers: Vec<Worker>,
+    workers: Vec<JoinHandle<usize>>,
     live: LiveView,
     /// The threads run for as long as it is there.
     stage: watch::Sender<Stage>,
     /// Until it is started.
     watchdog: Option<Watchdog>,
     log: AccessLog,
-}
-
-#[derive(Debug)]
-struct Worker {
-    thread: JoinHandle<usize>,
-    /// Counts its connections.
-    open: Arc<AtomicUsize>,
 }
 
 /// Why a gate could not start.
@@ -102,25 +100,36 @@ impl Server {
         let addresses = in_force.addresses();
         let (stage, mut watchdog) = (watch::Sender::new(Stage::Open), Watchdog::default());
         let watched = watchdog.watch("control");
-        let control = control::start(in_force, keepers, &config.dns, control, watched, stage.subscribe())?;
+        let (names, crews) = (Names::new(&config.dns), Crew::of(config.workers.get()));
+        let seen = |(crew, _): &(Crew, _)| Seen { open: crew.counter(), tally: Arc::default() };
+        let view = Arc::new(View {
+            current: Arc::clone(&current),
+            plan,
+            workers: crews.iter().map(seen).collect(),
+            ages: names.ages(),
+            log: log.clone(),
+            started: SystemTime::now(),
+            stages: stage.subscribe(),
+        });
+        let control = control::start(in_force, keepers, names, control, watched, stage.subscribe())?;
+        let orders = Orders(orders);
         let mut server =
-            Self { addresses, plan, orders, live, control, workers: Vec::new(), stage, watchdog: None, log };
-        let seats = Seats::of(server.plan.connections());
-        let crews = Crew::of(config.workers.get());
+            Self { addresses, view, orders, live, control, workers: Vec::new(), stage, watchdog: None, log };
+        let seats = Seats::of(server.plan().connections());
         for (number, (orders, crew)) in received.into_iter().zip(crews).enumerate() {
-            let open = crew.0.counter();
             let equipment = Equipment {
                 current: Arc::clone(&current),
                 orders,
                 crew,
-                share: server.plan.share(),
+                share: server.plan().share(),
                 seats: Arc::clone(&seats),
+                tally: Arc::clone(&server.view.workers[number].tally),
                 log: server.log.clone(),
                 ids: Ids::of_worker(number),
                 watched: watchdog.watch(format!("worker-{number}")),
             };
             let thread = worker::start(number, equipment, server.stages())?;
-            server.workers.push(Worker { thread, open });
+            server.workers.push(thread);
         }
         server.watchdog = Some(watchdog);
         Ok(server)
@@ -133,7 +142,12 @@ impl Server {
 
     /// How many connections there may be, and what that takes.
     pub fn plan(&self) -> &Plan {
-        &self.plan
+        &self.view.plan
+    }
+
+    /// What can be seen of it from outside.
+    pub fn view(&self) -> &Arc<View> {
+        &self.view
     }
 
     /// How far the process is on its way out.
@@ -151,10 +165,12 @@ impl Server {
     /// # Errors
     /// Why it is not in force; the one from before is then, as it was.
     pub async fn reload(&self, config: Config) -> Result<Changed, ReloadError> {
-        let (done, changed) = oneshot::channel();
-        let order = Order::Reload { config: Box::new(config), done };
-        self.orders.send(order).map_err(|_| ReloadError::Stopping)?;
-        Ok(changed.await.map_err(|_| ReloadError::Stopping)??)
+        self.orders.reload(config).await
+    }
+
+    /// What gives orders to it.
+    pub fn orders(&self) -> &Orders {
+        &self.orders
     }
 
     /// From now on, does `tell` at least once in each `interval` for as long as every thread gets to its work.
@@ -167,7 +183,7 @@ impl Server {
 
     /// Asks for the sockets of every listener, from any thread that may wait for the answer; there are none when it stops.
     pub fn sockets(&self) -> impl Fn() -> Vec<Held> + Send + 'static + use<> {
-        let orders = self.orders.clone();
+        let orders = self.orders.0.clone();
         move || {
             let (done, sockets) = oneshot::channel();
             // Without a control thread the answer fails to come.
@@ -178,14 +194,14 @@ impl Server {
 
     /// Connections open now.
     pub fn open(&self) -> usize {
-        self.workers.iter().map(|worker| worker.open.load(Ordering::Relaxed)).sum()
+        self.view.open()
     }
 
     /// Takes leave of everybody, within these times. When this returns there is nobody left to wait for; what remains is to
     /// [stop](Self::stop).
     pub async fn drain(&self, times: &Drain) {
         let gone = async {
-            while !self.workers.iter().all(|worker| worker.thread.is_finished()) {
+            while !self.workers.iter().all(JoinHandle::is_finished) {
                 sleep(CHECK).await;
             }
         };
@@ -208,7 +224,7 @@ impl Server {
     pub fn stop(self) -> usize {
         drop(self.stage);
         let mut cut = 0;
-        for Worker { thread, .. } in self.workers {
+        for thread in self.workers {
             cut += join(thread).unwrap_or_default();
         }
         join(self.control);

@@ -4,6 +4,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use ring::digest::{SHA256, digest};
+
 use crate::config::{Config, Established, Listener};
 use crate::limits::Limits;
 use crate::observe::story::Story;
@@ -15,8 +17,11 @@ use crate::upstream::Upstream;
 /// What a client is judged by and led to.
 #[derive(Debug)]
 pub struct Snapshot {
+    /// The whole of it, for who tells of it.
+    pub config: Arc<Config>,
     listeners: Vec<(Arc<Doorplate>, Arc<Listener>)>,
-    upstreams: Vec<Arc<Upstream>>,
+    /// The running upstreams, as routes number them.
+    pub upstreams: Vec<Arc<Upstream>>,
     /// What is counted for all workers together.
     pub limits: Arc<Limits>,
     /// What becomes of connections that are refused now.
@@ -39,7 +44,7 @@ pub struct Entrance {
 impl Snapshot {
     /// What is configured, with the sockets of each listener, the upstreams that run, and what is counted.
     pub fn new(
-        config: &Config,
+        config: &Arc<Config>,
         doors: impl IntoIterator<Item = Door>,
         upstreams: Vec<Arc<Upstream>>,
         limits: Arc<Limits>,
@@ -49,12 +54,20 @@ impl Snapshot {
         };
         let own_word = |route: &Arc<Route>| Some((Arc::clone(&route.name), route.on_route_change?));
         Self {
+            config: Arc::clone(config),
             listeners: doors.into_iter().zip(&config.listeners).map(with_plate).collect(),
             upstreams,
             limits,
             on_route_change: config.on_route_change,
             on_change_of: config.routes.iter().filter_map(own_word).collect(),
         }
+    }
+
+    /// The beginning of the SHA-256 of the whole configuration, every default filled in: the same on all gates that are
+    /// configured the same.
+    pub fn config_hash(&self) -> String {
+        let hash = digest(&SHA256, self.config.to_string().as_bytes());
+        hash.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// The entrance by these sockets, if a listener has them now.
@@ -145,7 +158,7 @@ pub(crate) mod tests {
 
     fn snapshot_with(config: &Config, doors: impl IntoIterator<Item = Door>) -> Arc<Snapshot> {
         let limits = Limits::new(config, &Plan::of(config, 1 << 16).unwrap());
-        Arc::new(Snapshot::new(config, doors, Vec::new(), Arc::new(limits)))
+        Arc::new(Snapshot::new(&Arc::new(config.clone()), doors, Vec::new(), Arc::new(limits)))
     }
 
     /// A configuration with one of everything.

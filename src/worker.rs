@@ -29,6 +29,7 @@ use crate::listener::{self, Closing, Reception};
 use crate::observe::access_log::AccessLog;
 use crate::observe::ids::Ids;
 use crate::observe::live::{LiveTable, Row, SLICE, TICK};
+use crate::observe::metrics::{Lanes, Tally};
 use crate::outcome::Reason;
 use crate::relay::{Pipes, Scratch};
 use crate::revocation::Revocation;
@@ -55,6 +56,8 @@ pub struct Equipment {
     pub share: Share,
     /// What all workers share of connections.
     pub seats: Arc<Seats>,
+    /// Where it counts.
+    pub tally: Arc<Tally>,
     /// Where ended connections are written down.
     pub log: AccessLog,
     /// Names its connections.
@@ -130,6 +133,7 @@ type Prepared = (LocalRuntime, UnboundedReceiver<Order>, Rc<Reception>, Inbox);
 
 fn prepare(equipment: Equipment) -> io::Result<Prepared> {
     let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
+    let _ = equipment.tally.runtime.set(runtime.handle().metrics());
     runtime.spawn_local(equipment.watched.answer());
     let (crew, inbox) = equipment.crew;
     let share = equipment.share;
@@ -139,6 +143,7 @@ fn prepare(equipment: Equipment) -> io::Result<Prepared> {
         pipes: Pipes::new(share.pipes, share.relay_memory),
         live: Rc::new(LiveTable::new(equipment.ids, crew.counter())),
         undecided: Rc::new(Undecided::new(&share)),
+        lanes: Lanes::of(Arc::clone(&equipment.tally)),
         log: equipment.log,
     };
     let reception = Reception { crew, seats: equipment.seats, tools: Rc::new(tools) };
@@ -150,12 +155,16 @@ async fn work(mut orders: UnboundedReceiver<Order>, reception: Rc<Reception>, in
     let mut receiving = JoinSet::new();
     receiving.spawn_local(adopt(inbox, Rc::clone(&reception), stages.clone()));
     tokio::task::spawn_local(clear(Rc::clone(live), stages.clone()));
+    let mut followed = None;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let mut revocation = Revocation::new(Rc::clone(live), Arc::clone(&reception.tools.current));
     loop {
         tokio::select! {
-            _ = tick.tick() => live.sweep(),
+            _ = tick.tick() => {
+                reception.follow_names(&mut followed);
+                reception.tools.tick();
+            }
             Some(order) = orders.recv() => match order {
                 Order::Open(opening) => {
                     if let Some(accepting) = open(opening, &reception, &stages) {
@@ -267,6 +276,7 @@ mod tests {
             crew: crews.pop().unwrap(),
             share: plan.share(),
             seats: Seats::of(plan.connections()),
+            tally: Arc::default(),
             log: AccessLog::new(LogFormat::Json, memory.clone()).unwrap(),
             ids: Ids::of_worker(0),
             watched: Watchdog::default().watch("worker-0"),

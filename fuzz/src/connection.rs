@@ -16,6 +16,7 @@ use snigate::hello::{HelloError, HelloReader};
 use snigate::limits::{Limits, Plan, Seats, Undecided};
 use snigate::observe::access_log::AccessLog;
 use snigate::observe::live::LiveTable;
+use snigate::observe::metrics::Lanes;
 use snigate::outcome::Reason;
 use snigate::relay::{Pipes, Scratch};
 use snigate::routing::Decision;
@@ -180,7 +181,7 @@ impl World {
         let running = config.upstreams.iter().map(|upstream| Keeper::of(upstream, RouteNames::default()).0);
         let plan = Plan::of(&config, 1 << 16).unwrap();
         let snapshot = Arc::new(Snapshot::new(
-            &config,
+            &Arc::new(config.clone()),
             [Door(0)],
             running.map(|running| Arc::clone(running.upstream())).collect(),
             Arc::new(Limits::new(&config, &plan)),
@@ -197,6 +198,7 @@ impl World {
             pipes: Pipes::new(self.plan.share().pipes, self.plan.share().relay_memory),
             live: Rc::new(LiveTable::default()),
             undecided: Rc::new(Undecided::new(&self.plan.share())),
+            lanes: Lanes::default(),
             log: self.log.clone(),
         })
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
@@ -12,6 +12,7 @@ use crate::hello::{ClientHello, ja4};
 use crate::limits::Permits;
 use crate::observe::access_log::{AccessLog, Line};
 use crate::observe::live::LiveEntry;
+use crate::observe::metrics::Lane;
 use crate::observe::story::Story;
 use crate::outcome::{ClosedBy, Fault, Phase, Reason, Side};
 use crate::relay::End;
@@ -30,6 +31,8 @@ pub(super) struct Record {
 
 impl Record {
     pub(super) fn open(source: SocketAddr, Entrance { plate, listener, .. }: &Entrance, tools: Rc<Tools>) -> Self {
+        let lanes = &tools.lanes;
+        lanes.count(lanes.of_listener(&plate.listener), Lane::begin);
         let phase = if listener.proxy_protocol.is_some() { Phase::ProxyHeader } else { Phase::Hello };
         let live = tools.live.enter(source, Arc::clone(plate), phase);
         Self { live, permits: Permits::default(), end: None, tools }
@@ -61,14 +64,29 @@ impl Record {
     }
 
     pub(super) fn heard(&self, hello: &ClientHello, raw: &[u8], route: Option<&Route>) {
+        let tally = self.tools.lanes.tally();
+        tally.hello_bytes.note(hello.len as u64);
+        tally.hello_records.note(hello.records as u64);
+        tally.hello_time.note(microseconds(self.accepted().elapsed()));
         let ja4 = self.tools.show_all().then(|| ja4(raw)).flatten();
         self.story().hear(hello, route, ja4.as_deref());
+    }
+
+    pub(super) fn decided(&self, route: &Arc<Route>) {
+        let (story, lanes) = (self.story(), &self.tools.lanes);
+        story.decide(route);
+        let lane = lanes.of_route(&story.plate().listener, &route.name, &route.upstream_name);
+        lanes.count(lane, Lane::begin);
+        self.live.take(lane);
     }
 
     pub(super) fn connected(&self, connection: &Connection, route: &Route) {
         self.live.count(Side::Client, connection.sent);
         let local = self.tools.show_all().then(|| connection.socket.local_addr().ok()).flatten();
         self.story().arrive(local.map(|local| local.port()));
+        if let (Some(lane), Some(time)) = (self.live.lane(), self.story().connecting()) {
+            self.tools.lanes.count(lane, |lane| lane.connected(microseconds(time)));
+        }
         self.live.heed(connection.lease.notice());
         self.live.limit_silence(route.idle_timeout, route.half_close_timeout);
     }
@@ -110,6 +128,13 @@ impl Record {
         });
     }
 
+    fn count(&self, end: End) {
+        let (lanes, live) = (&self.tools.lanes, &self.live);
+        let lane = live.lane().unwrap_or_else(|| lanes.of_listener(&self.story().plate().listener));
+        lanes.count(lane, |lane| lane.end(end.reason, live.sent(), live.received()));
+        lanes.tally().duration.note(microseconds(self.accepted().elapsed()));
+    }
+
     /// The program's own log hears of an end by whose fault it was.
     fn tell(&self, end: End) {
         let story = self.story();
@@ -140,10 +165,15 @@ impl Drop for Record {
         let reason = stopped.unwrap_or(Reason::Internal);
         let end = self.end.unwrap_or(End { reason, closed_by: ClosedBy::Snigate });
         self.tell(end);
+        self.count(end);
         if self.tools.log.is_on() {
             self.write_line(&self.tools.log, end);
         }
     }
+}
+
+fn microseconds(duration: Duration) -> u64 {
+    duration.as_micros().try_into().unwrap_or(u64::MAX)
 }
 
 fn hint(reason: Reason) -> Option<&'static str> {
@@ -172,6 +202,7 @@ mod tests {
     use crate::limits::tests::undecided;
     use crate::observe::lines::tests::Memory;
     use crate::observe::live::LiveTable;
+    use crate::observe::metrics::{Count, Lanes};
     use crate::relay::{Pipes, Scratch};
     use crate::snapshot::tests::{config, entrance};
     use arc_swap::ArcSwap;
@@ -196,6 +227,7 @@ mod tests {
             pipes: Pipes::new(0, 0),
             live: Rc::new(LiveTable::default()),
             undecided: undecided(&config()).0,
+            lanes: Lanes::default(),
             log: AccessLog::new(LogFormat::Json, memory.clone()).unwrap(),
         })
     }
@@ -238,6 +270,36 @@ mod tests {
         drop(entrance);
         assert!(held.0.upgrade().is_none() && held.1.upgrade().is_none());
         assert_eq!(&*record.story().plate().listener, "127.0.0.1:0");
+    }
+
+    #[test]
+    fn a_connection_is_counted_where_it_was_when_it_ended() {
+        let (config, tools, entrance) = (config(), tools(&Memory::default()), entrance());
+        let open = || Record::open(SOURCE, &entrance, Rc::clone(&tools));
+        let end = |reason| End { reason, closed_by: ClosedBy::Client };
+        open().close(end(Reason::NotTls));
+        let routed = open();
+        routed.decided(&config.routes[0]);
+        routed.live().count(Side::Client, 500);
+        let undecided = open();
+        tools.tick();
+        let lanes = tools.lanes.tally().lanes();
+        let [unrouted, lane] = lanes.as_slice() else { panic!("{lanes:?}") };
+        assert_eq!((unrouted.begun(), lane.begun(), lane.bytes(Side::Client)), (3, 1, 500));
+        let states = || tools.lanes.tally().now.states.each_ref().map(Count::read);
+        assert_eq!(states(), [1, 1, 0, 0]);
+        routed.story().arrive(None);
+        tools.tick();
+        assert_eq!(states(), [1, 0, 1, 0]);
+        routed.live().half_close();
+        tools.tick();
+        assert_eq!(states(), [1, 0, 0, 1]);
+        routed.close(end(Reason::ClientClosed));
+        drop(undecided);
+        tools.tick();
+        assert_eq!(states(), [0; 4]);
+        assert_eq!((unrouted.ended(Reason::NotTls), unrouted.ended(Reason::Internal)), (1, 1));
+        assert_eq!((lane.ended(Reason::ClientClosed), lane.ended_in_all(), lane.bytes(Side::Client)), (1, 1, 500));
     }
 
     #[test]

@@ -69,6 +69,11 @@ impl Undecided {
         Place { undecided: Rc::clone(self), number, source: None, bytes: 0 }
     }
 
+    /// What their hellos take, and those of clients that have a route and no upstream connection yet.
+    pub fn memory(&self) -> usize {
+        self.bytes.get()
+    }
+
     /// Ends the one that has waited longest. `false`: there is none.
     pub fn shed_oldest(&self) -> bool {
         self.shed_first(|_, _| true)

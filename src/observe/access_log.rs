@@ -43,6 +43,11 @@ impl AccessLog {
         }
     }
 
+    /// Lines that were dropped so far.
+    pub fn dropped(&self) -> u64 {
+        self.place.as_ref().map_or(0, |(_, lines)| lines.dropped())
+    }
+
     /// Waits until the lines so far are written, or the place has proved stuck.
     pub fn flush(&self) {
         if let Some((_, lines)) = &self.place {

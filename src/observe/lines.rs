@@ -46,6 +46,8 @@ struct Waiting {
     /// Bytes that the writer has taken and the sink has not.
     under_way: usize,
     /// Lines dropped since that was last told.
+    untold: u64,
+    /// Lines dropped since the beginning.
     dropped: u64,
     /// Bytes handed over since the beginning, and how many of them the sink was offered.
     handed_over: u64,
@@ -76,6 +78,7 @@ impl Lines {
         let mut waiting = queue.lock();
         let before = waiting.text.len();
         if waiting.under_way + before + line.len() > LIMIT {
+            waiting.untold += 1;
             waiting.dropped += 1;
             return;
         }
@@ -86,6 +89,11 @@ impl Lines {
             drop(waiting);
             queue.wake.notify_one();
         }
+    }
+
+    /// Lines dropped so far, since the sink took none for too long.
+    pub fn dropped(&self) -> u64 {
+        self.0.0.lock().dropped
     }
 
     /// Waits until the sink was offered everything handed over so far, or has proved stuck.
@@ -135,7 +143,7 @@ impl Queue {
         waiting.under_way = left;
         waiting.offered = waiting.handed_over - waiting.text.len() as u64;
         self.offered.notify_all();
-        if left == 0 { std::mem::take(&mut waiting.dropped) } else { 0 }
+        if left == 0 { std::mem::take(&mut waiting.untold) } else { 0 }
     }
 
     fn pause(&self) {

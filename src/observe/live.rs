@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use super::metrics::LaneId;
 use super::notice::Notice;
 use super::story::Story;
 use crate::outcome::{Reason, Side};
@@ -59,6 +60,8 @@ pub struct Live {
     /// It closes at its moment, unless it is spared before.
     revoked: Cell<bool>,
     notice: OnceCell<Arc<Notice>>,
+    /// Where it is counted once it has a route.
+    lane: Cell<Option<LaneId>>,
     story: Box<Story>,
 }
 
@@ -89,6 +92,16 @@ impl Live {
     /// The endpoint that it is connected to.
     pub fn endpoint(&self) -> Option<SocketAddr> {
         self.notice.get().map(|notice| notice.endpoint)
+    }
+
+    /// From now on it is counted there.
+    pub fn take(&self, lane: LaneId) {
+        self.lane.set(Some(lane));
+    }
+
+    /// Where it is counted, if it has a route.
+    pub fn lane(&self) -> Option<LaneId> {
+        self.lane.get()
     }
 
     /// Counts bytes that were delivered to the side opposite `from`.

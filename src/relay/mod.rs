@@ -29,7 +29,7 @@ use closing::queue_is_empty;
 pub use closing::{close_gently, close_with_reset, send_then_close};
 use direction::{Direction, Failure, Turn};
 use memory::Undelivered;
-pub use pipe::Pipes;
+pub use pipe::{Pipes, Use};
 
 /// Bytes that one read takes at most: large enough to be cheap, small enough that one stalled reader holds little.
 pub const READ_SIZE: usize = 16 * 1024;

@@ -36,7 +36,22 @@ struct Pool {
     /// All there are.
     open: Cell<usize>,
     pause: Cell<u32>,
+    /// Bytes that went through all of them.
+    spliced: Cell<u64>,
     memory: Rc<Memory>,
+}
+
+/// What relays use of what they have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Use {
+    /// Pipes that are open.
+    pub pipes: usize,
+    /// Those that directions hold.
+    pub lent: usize,
+    /// Bytes held, in pipes and in buffers.
+    pub memory: usize,
+    /// Bytes that went through pipes so far.
+    pub spliced: u64,
 }
 
 #[derive(Debug)]
@@ -57,7 +72,14 @@ impl Pipes {
     /// A pool of so many pipes at most, for relays that hold so many bytes; none is opened before it is needed.
     pub fn new(limit: usize, memory: usize) -> Self {
         let memory = Rc::new(Memory::of(memory));
-        Self(Rc::new(Pool { limit, idle: RefCell::default(), open: Cell::new(0), pause: Cell::new(0), memory }))
+        Self(Rc::new(Pool {
+            limit,
+            idle: RefCell::default(),
+            open: Cell::new(0),
+            pause: Cell::new(0),
+            spliced: Cell::new(0),
+            memory,
+        }))
     }
 
     /// The account of what relays hold.
@@ -68,6 +90,12 @@ impl Pipes {
     /// Pipes that directions hold now.
     pub fn lent(&self) -> usize {
         self.0.open.get() - self.0.idle.borrow().len()
+    }
+
+    /// What is used of all this.
+    pub fn used(&self) -> Use {
+        let Pool { open, spliced, memory, .. } = &*self.0;
+        Use { pipes: open.get(), lent: self.lent(), memory: memory.held(), spliced: spliced.get() }
     }
 
     /// Lends an empty pipe; none when the pool is exhausted or the kernel gives none that is large enough.
@@ -135,6 +163,7 @@ impl Pipe {
         let moved = splice(&self.ends().read, None, socket, None, self.held, flags())?;
         self.held -= moved;
         self.pool.memory.give_back(moved);
+        self.pool.spliced.set(self.pool.spliced.get() + moved as u64);
         Ok(moved)
     }
 
@@ -183,7 +212,7 @@ mod tests {
         pipe.fill(&near).unwrap();
         assert_eq!(pipe.drain(&near).unwrap(), 5);
         drop(pipe);
-        assert_eq!((pipes.0.open.get(), pipes.lent()), (1, 0));
+        assert_eq!(pipes.used(), Use { pipes: 1, lent: 0, memory: 0, spliced: 5 });
         let mut bytes = [0; 5];
         far.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"bytes");

@@ -13,17 +13,19 @@ use crate::config::Balance;
 
 /// An endpoint in its present standing.
 #[derive(Clone, Debug)]
-pub(super) struct Placed {
-    pub(super) endpoint: Arc<Endpoint>,
+pub struct Placed {
+    /// The endpoint.
+    pub endpoint: Arc<Endpoint>,
     /// The `host:port` it was found as. The addresses of one host share it.
-    pub(super) target: Arc<str>,
+    pub target: Arc<str>,
     /// Its share of the connections, relative to the other endpoints.
-    pub(super) weight: u32,
+    pub weight: u32,
     /// Whether it is used only when no other endpoint can be.
-    pub(super) backup: bool,
-    pub(super) standing: Standing,
+    pub backup: bool,
+    /// Whether it may be chosen.
+    pub standing: Standing,
     /// When it came back, if it did so lately: slow start counts from there.
-    pub(super) back_since: Option<Instant>,
+    pub back_since: Option<Instant>,
 }
 
 impl Placed {
@@ -68,6 +70,11 @@ impl Choice {
         let tiers = Tiers::new(balance, &placed.iter().map(member).collect::<Vec<_>>(), seed);
         let starting = placed.iter().any(|placed| placed.back_since.is_some());
         Self { placed, tiers, slow_start, starting, is_young }
+    }
+
+    /// The endpoints.
+    pub(super) fn placed(&self) -> &[Placed] {
+        &self.placed
     }
 
     /// The endpoint for the next attempt.

@@ -2,10 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::certificate::Certificate;
 use crate::observe::notice::Notice;
 use crate::outcome::Reason;
 
@@ -20,13 +21,25 @@ pub struct Endpoint {
     failing: AtomicBool,
     /// For the connections it has.
     notice: ArcSwap<Notice>,
+    /// Connects that went well, and those that did not.
+    connected: AtomicU64,
+    failed: AtomicU64,
+    /// The certificate that it showed last.
+    certificate: ArcSwapOption<Certificate>,
 }
 
 impl Endpoint {
     /// An endpoint without connections.
     pub(super) fn new(address: SocketAddr) -> Self {
-        let notice = ArcSwap::from_pointee(Notice::at(address));
-        Self { address, open: AtomicUsize::new(0), failing: AtomicBool::new(false), notice }
+        Self {
+            address,
+            open: AtomicUsize::new(0),
+            failing: AtomicBool::new(false),
+            notice: ArcSwap::from_pointee(Notice::at(address)),
+            connected: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            certificate: ArcSwapOption::empty(),
+        }
     }
 
     /// Connections open or being opened.
@@ -49,12 +62,34 @@ impl Endpoint {
         self.notice.load_full()
     }
 
+    /// Connects that went well so far.
+    pub fn connected(&self) -> u64 {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Connects that did not.
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// The certificate that it showed last, if it was asked for one.
+    pub fn certificate(&self) -> Option<Arc<Certificate>> {
+        self.certificate.load_full()
+    }
+
+    pub(super) fn show(&self, certificate: &Arc<Certificate>) {
+        self.certificate.store(Some(Arc::clone(certificate)));
+    }
+
     pub(super) fn note_failure(&self) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
         self.failing.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the connect before this one had failed. A plain read, but for the first success after a failure.
+    /// Whether the connect before this one had failed. A plain read, but for the first success after a failure; the count
+    /// lies beside that of open connections, which has just been changed.
     pub(super) fn note_success(&self) -> bool {
+        self.connected.fetch_add(1, Ordering::Relaxed);
         self.failing.load(Ordering::Relaxed) && self.failing.swap(false, Ordering::Relaxed)
     }
 }
@@ -109,6 +144,7 @@ mod tests {
         endpoint.note_failure();
         assert!(endpoint.note_success());
         assert!(!endpoint.note_success());
+        assert_eq!((endpoint.connected(), endpoint.failed()), (3, 2));
     }
 
     #[test]

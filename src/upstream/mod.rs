@@ -28,6 +28,7 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::proxy_protocol::Version;
 use choice::Choice;
+pub use choice::Placed;
 pub use connect::{ConnectError, Connection, UserTimeout, connect, keep_alive, limit_silence};
 pub use endpoint::{Endpoint, Lease};
 pub use keeper::{Keeper, Running};
@@ -49,6 +50,7 @@ pub struct Upstream {
     news: UnboundedSender<News>,
     /// Turns to connect.
     turns: Semaphore,
+    max_connecting: usize,
     waiting: AtomicUsize,
     max_waiting: usize,
     connect_timeout: Duration,
@@ -66,6 +68,7 @@ impl Upstream {
             changed: Notify::new(),
             news,
             turns: Semaphore::new(config.max_connecting.get()),
+            max_connecting: config.max_connecting.get(),
             waiting: AtomicUsize::new(0),
             max_waiting: config.max_connecting.get() * WAITING_FOR_EACH,
             connect_timeout: config.connect_timeout,
@@ -73,6 +76,16 @@ impl Upstream {
             user_timeout: config.user_timeout.into(),
             proxy_protocol: config.proxy_protocol,
         }
+    }
+
+    /// Its endpoints, as they stand now.
+    pub fn endpoints(&self) -> Vec<Placed> {
+        self.choice.load().placed().to_vec()
+    }
+
+    /// Turns to connect that are taken, and clients that wait for one.
+    pub fn connecting(&self) -> (usize, usize) {
+        (self.max_connecting - self.turns.available_permits(), self.waiting.load(Ordering::Relaxed))
     }
 
     fn publish(&self, choice: Choice) {

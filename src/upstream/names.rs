@@ -6,6 +6,7 @@
 //! of servers, search domains and the hosts file are ours, because it asks servers at once (where a public one may stand
 //! second), takes the last answer of a search for the answer, and looks into the hosts file for the first name only.
 
+mod age;
 mod look_up;
 mod memory;
 mod runtime;
@@ -25,6 +26,7 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::config::files::Stamp;
 use crate::config::{self, EndpointAddress};
+pub use age::Ages;
 use look_up::Answer;
 use memory::{Heard, Memory, Outage};
 use system::{Files, System};
@@ -37,6 +39,7 @@ const NUDGED: Duration = Duration::from_secs(1);
 pub struct Names {
     files: Files,
     asked: Mutex<Asked>,
+    ages: Arc<Ages>,
 }
 
 /// Who is asked.
@@ -90,7 +93,12 @@ impl Names {
     /// The same on other files.
     pub fn on_files(config: &config::Dns, resolv_conf: PathBuf, hosts: PathBuf) -> Self {
         let asked = Asked { servers: config.servers.clone(), known: None };
-        Self { files: Files { resolv_conf, hosts }, asked: Mutex::new(asked) }
+        Self { files: Files { resolv_conf, hosts }, asked: Mutex::new(asked), ages: Arc::default() }
+    }
+
+    /// How old the answers are, now and later.
+    pub fn ages(&self) -> Arc<Ages> {
+        Arc::clone(&self.ages)
     }
 
     /// From now on those are asked.
@@ -111,7 +119,18 @@ impl Names {
                 pending::<()>().await;
             }
         }
-        follow_answers(what, |known| async move { self.look_up(what, &known).await }, nudge, told).await
+        let age = self.ages.enter(what.to_string());
+        let ask = |known: Vec<Resolved>| {
+            let age = &age;
+            async move {
+                let answer = self.look_up(what, &known).await;
+                if answer.trouble.is_none() {
+                    age.answered();
+                }
+                answer
+            }
+        };
+        follow_answers(what, ask, nudge, told).await
     }
 
     /// Resolves `what` once.

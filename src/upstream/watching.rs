@@ -69,7 +69,7 @@ impl Watches {
         let (upstream, routes) = (&self.upstream, &self.routes);
         // What a probe has shown of an endpoint before stays until another shows more.
         let mut begin = |endpoint: &Arc<Endpoint>, state: Option<State>, pause| {
-            let witness = Witness::new(Arc::clone(upstream), endpoint.address, Arc::clone(routes));
+            let witness = Witness::new(Arc::clone(upstream), Arc::clone(endpoint), Arc::clone(routes));
             let health = state.map_or_else(|| Health::new(Some(check)), |state| Health::resumed(check, state));
             let watch = watch(prober.endpoint(endpoint.address), health, telling(witness, teller.clone()));
             let task = tasks.spawn_local(async move {
@@ -104,7 +104,7 @@ impl Watches {
 
 /// Tells the log what each probe found, and the keeper what has changed.
 fn telling(mut witness: Witness, teller: UnboundedSender<News>) -> impl FnMut(Told<'_>) {
-    let address = witness.endpoint;
+    let address = witness.endpoint.address;
     let mut last = None;
     move |Told { state, report }| {
         let failure = report.outcome.as_ref().err().map(ToString::to_string);
@@ -124,20 +124,21 @@ fn telling(mut witness: Witness, teller: UnboundedSender<News>) -> impl FnMut(To
 /// Tells of the certificates that an endpoint shows, each once.
 struct Witness {
     upstream: Arc<str>,
-    endpoint: SocketAddr,
+    endpoint: Arc<Endpoint>,
     routes: Arc<RouteNames>,
     /// Certificates, with what was there to say of each the last time.
     seen: VecDeque<(Arc<Certificate>, Vec<CertificateWarning>)>,
 }
 
 impl Witness {
-    fn new(upstream: Arc<str>, endpoint: SocketAddr, routes: Arc<RouteNames>) -> Self {
+    fn new(upstream: Arc<str>, endpoint: Arc<Endpoint>, routes: Arc<RouteNames>) -> Self {
         Self { upstream, endpoint, routes, seen: VecDeque::new() }
     }
 
     fn see(&mut self, certificate: &Arc<Certificate>) {
+        self.endpoint.show(certificate);
         let (is_new, warnings) = self.note(certificate, SystemTime::now());
-        let Self { upstream, endpoint, .. } = self;
+        let (upstream, endpoint) = (&self.upstream, self.endpoint.address);
         if is_new {
             let names = certificate.names.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
             let (issuer, expires) = (&certificate.issuer, certificate.last_day());
@@ -184,7 +185,8 @@ mod tests {
             let [subject, issuer, fingerprint] = [const { String::new() }; 3];
             Arc::new(Certificate { names: Vec::new(), subject, issuer, not_after, key: Pin([key; 32]), fingerprint })
         };
-        let mut witness = Witness::new("up".into(), ([192, 0, 2, 1], 1).into(), Arc::default());
+        let mut witness =
+            Witness::new("up".into(), Arc::new(Endpoint::new(([192, 0, 2, 1], 1).into())), Arc::default());
         let (one, other) = (certificate(1, 20), certificate(2, 30));
         let soon = |of: &Certificate| vec![CertificateWarning::ExpiresSoon(of.last_day())];
         assert_eq!(witness.note(&one, now), (true, soon(&one)));

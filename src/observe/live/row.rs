@@ -63,6 +63,9 @@ pub struct Row {
 }
 
 impl State {
+    /// All of them, in the order of a connection's life.
+    pub const ALL: [Self; 4] = [Self::Undecided, Self::Connecting, Self::Relaying, Self::HalfClosed];
+
     /// The stable label.
     pub fn label(self) -> &'static str {
         match self {

@@ -53,6 +53,7 @@ impl LiveTable {
             waker: Cell::new(None),
             revoked: Cell::new(false),
             notice: OnceCell::new(),
+            lane: Cell::new(None),
             story: Box::new(Story::begin(self.ids.next(), source, plate, phase)),
         });
         let key = self.entries.borrow_mut().insert(Rc::clone(&live));
@@ -62,9 +63,15 @@ impl LiveTable {
 
     /// One [`TICK`](super::TICK) has passed: stops every connection that was silent for longer than it may be.
     pub fn sweep(&self) {
+        self.sweep_and(|_| {});
+    }
+
+    /// The same, with a look at each of them.
+    pub fn sweep_and(&self, mut look: impl FnMut(&Live)) {
         self.clock.set(self.clock.get().saturating_add(1));
         for (number, live) in &*self.entries.borrow() {
             live.sweep(number);
+            look(live);
         }
     }
 
