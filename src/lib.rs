@@ -5,6 +5,7 @@
 //! ```text
 //! main.rs            argv → command, exit code
 //!  7  cli            one file a command
+//!  6  admin          HTTP: health, metrics, API
 //!  5  server         the process: configuration → running upstreams, workers, signals
 //!     reload         from one configuration to the next
 //!     control        one thread: what is not a connection; upstreams kept up to date
@@ -35,6 +36,7 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("snigate runs on Linux only: it stands on SO_REUSEPORT, epoll and Linux's inherited socket options");
 
+pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod connection;

@@ -26,7 +26,7 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::outcome::Reason;
 use crate::routing::{Route, RouteLimits};
-pub use plan::{DoesNotFit, Plan, Share};
+pub use plan::{ADMIN_CONNECTIONS, DoesNotFit, Plan, Share};
 use rate::{Pace, SharedPace};
 pub use seats::{Seat, Seats};
 use sources::{Key, Source, Sources};

@@ -2,18 +2,15 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::WrongUsage;
-use crate::config::{Config, Listener, suggestion};
+use crate::config::explain::{Client, SOMEWHERE};
+use crate::config::{Config, Listener};
 use crate::hello::{AlpnProtocol, Sni};
-use crate::outcome::Reason;
-
-/// A client from nowhere in particular: an address that is nobody's (RFC 5737), so that no list names it by accident.
-const SOMEWHERE: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 /// Explain where a client would go, and why
 ///
@@ -47,7 +44,9 @@ pub struct Args {
 /// When the configuration is wrong, the listener unknown or standard output closed.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
-    let explanations = explanations(&config, args)?;
+    let server_name = args.server_name.as_ref().map_or(Sni::Absent, |name| Sni::from_wire(name.as_bytes()));
+    let client = Client { server_name, alpn: args.alpn.clone(), source: args.source.unwrap_or(SOMEWHERE) };
+    let explanations = config.explain(&client, args.listener.as_deref()).map_err(WrongUsage)?;
     let mut output = io::stdout().lock();
     if args.source.is_none() {
         writeln!(output, "source {SOMEWHERE} is assumed: --source says another")?;
@@ -58,46 +57,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// What each listener says, those that say the same together.
-fn explanations<'c>(config: &'c Config, args: &Args) -> anyhow::Result<Vec<(Vec<&'c str>, String)>> {
-    let mut explanations: Vec<(Vec<&str>, String)> = Vec::new();
-    for listener in chosen(config, args.listener.as_deref())? {
-        let explanation = explain(config, listener, args);
-        match explanations.iter_mut().find(|(_, known)| *known == explanation) {
-            Some((listeners, _)) => listeners.push(&listener.name),
-            None => explanations.push((vec![&listener.name], explanation)),
-        }
-    }
-    Ok(explanations)
-}
-
 /// The listener of this name, or all of them.
 pub(super) fn chosen<'c>(config: &'c Config, wanted: Option<&str>) -> anyhow::Result<Vec<&'c Listener>> {
-    let Some(wanted) = wanted else { return Ok(config.listeners.iter().collect()) };
-    let Some(listener) = config.listeners.iter().find(|listener| &*listener.name == wanted) else {
-        let known = config.listeners.iter().map(|listener| &*listener.name);
-        return Err(WrongUsage(format!("no listener is called `{wanted}`; {}", suggestion(wanted, known))).into());
-    };
-    Ok(vec![listener])
-}
-
-fn explain(config: &Config, listener: &Listener, args: &Args) -> String {
-    let source = args.source.unwrap_or(SOMEWHERE);
-    if !listener.sources.admits(source) {
-        let reason = Reason::SourceDenied.label();
-        return format!("decision: refused, {reason}, by the listener's own allow and deny, before the hello is read");
-    }
-    let explanation = listener.table.explain(&sent_name(args), &args.alpn, source);
-    match explanation.decision() {
-        Err(_) => explanation.to_string(),
-        Ok(route) => {
-            let upstream = &config.upstreams[route.upstream.0];
-            let endpoints: Vec<_> = upstream.endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect();
-            format!("{explanation}\nupstream: {}, {}", upstream.name, endpoints.join(", "))
-        }
-    }
-}
-
-fn sent_name(args: &Args) -> Sni {
-    args.server_name.as_ref().map_or(Sni::Absent, |name| Sni::from_wire(name.as_bytes()))
+    Ok(config.chosen(wanted).map_err(WrongUsage)?)
 }

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::admin::BadToken;
 use crate::config::LoadError;
 use crate::power::PowerError;
 
@@ -76,7 +77,10 @@ pub fn main() -> ExitCode {
 struct WrongUsage(String);
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<LoadError>() || matches!(error.downcast_ref(), Some(PowerError::UnknownUser(_))) {
+    if error.is::<LoadError>()
+        || error.is::<BadToken>()
+        || matches!(error.downcast_ref(), Some(PowerError::UnknownUser(_)))
+    {
         BAD_CONFIGURATION
     } else if error.is::<WrongUsage>() {
         WRONG_USAGE

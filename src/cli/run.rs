@@ -4,13 +4,16 @@ mod leave;
 mod neighbours;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::interval;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
@@ -19,13 +22,13 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::admin::{self, Asked, Guard, Known, Socket};
 use crate::config::files::FileWatch;
-use crate::config::{Config, Drain, Log, LogFormat};
+use crate::config::{Config, Log, LogFormat};
 use crate::observe::access_log::AccessLog;
 use crate::observe::lines::Lines;
-use crate::power::{self, GivenUp};
-use crate::reload::Changed;
-use crate::server::Server;
+use crate::power;
+use crate::server::{ConfigFile, Server};
 use neighbours::Neighbours;
 
 /// How often it is looked whether the configuration file has become another one; it must have stood still in between.
@@ -51,6 +54,8 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
     let neighbours = Neighbours::meet(&config)?;
+    // A local socket cannot be made later, when that power is given up.
+    let local = Socket::local(config.admin.as_ref())?;
     // Before the first thread, that of the log included: threads that are there already would keep their power.
     let given_up = power::give_up(&config, &args.config)?;
     if given_up.anything() {
@@ -60,12 +65,19 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let messages = start_messages(&config.log)?;
     given_up.log();
-    let code = serve(&config, &args.config, &given_up, neighbours);
+    let code = serve(&config, local, ConfigFile::new(&args.config, given_up), &messages, neighbours);
     messages.flush();
     code
 }
 
-fn serve(config: &Config, path: &Path, given_up: &GivenUp, mut neighbours: Neighbours) -> anyhow::Result<ExitCode> {
+fn serve(
+    config: &Config,
+    local: Option<Socket>,
+    file: ConfigFile,
+    messages: &Lines,
+    mut neighbours: Neighbours,
+) -> anyhow::Result<ExitCode> {
+    let path = file.path();
     for warning in &config.warnings {
         tracing::warn!(config = %path.display(), "{warning}");
     }
@@ -74,7 +86,8 @@ fn serve(config: &Config, path: &Path, given_up: &GivenUp, mut neighbours: Neigh
         true => AccessLog::new(config.log.format, io::stdout()).context("cannot start the access log")?,
         false => AccessLog::off(),
     };
-    let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let guard = config.admin.as_ref().map(Guard::of).transpose()?;
+    let control = Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
     let signals = control.block_on(async { Signals::install() })?;
     let mut server = Server::start_with(neighbours.take_sockets(), config, log)?;
     let plan = server.plan();
@@ -88,25 +101,40 @@ fn serve(config: &Config, path: &Path, given_up: &GivenUp, mut neighbours: Neigh
         tracing::info!(%listener, %address, "listening");
     }
     neighbours.server_accepts(&mut server)?;
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = config.workers, config = %path.display(), "ready");
-    let code = control.block_on(operate(server, config.drain, path, given_up, neighbours, signals));
+    let (reloads, asked) = unbounded_channel();
+    let view = Arc::clone(server.view());
+    let known = Arc::new(Known { view, file, messages: messages.clone(), reloads });
+    if let (Some(admin), Some(guard)) = (&config.admin, guard) {
+        let socket = Socket::of(admin, local)?;
+        tracing::info!(address = socket.address(), "admin: listening");
+        control.spawn_local(answer(socket, guard, Arc::clone(&known)));
+    }
+    let path = known.file.path().display();
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = config.workers, config = %path, "ready");
+    let code = control.block_on(operate(server, known, asked, neighbours, signals));
     // Does not wait for the stop that a second signal cut short.
     control.shutdown_background();
     code
 }
 
+/// Answers questions about the gate until it ends; without an answer it goes on.
+async fn answer(socket: Socket, guard: Guard, known: Arc<Known>) {
+    let Err(error) = admin::serve(socket, guard, known).await;
+    tracing::error!(%error, "the admin server has ended");
+}
+
 /// Takes other configurations over until it is told to stop, and takes its leave then.
 async fn operate(
     server: Server,
-    mut drain: Drain,
-    path: &Path,
-    given_up: &GivenUp,
+    known: Arc<Known>,
+    mut asked: UnboundedReceiver<Asked>,
     mut neighbours: Neighbours,
     mut signals: Signals,
 ) -> anyhow::Result<ExitCode> {
-    let mut watch = FileWatch::new(path);
+    let mut watch = FileWatch::new(known.file.path());
     let mut looks = interval(LOOK);
-    let mut change = None;
+    let (mut change, mut askers) = (None, Vec::new());
+    let mut grace = None;
     let cause = loop {
         tokio::select! {
             told = signals.next() => match told {
@@ -115,58 +143,28 @@ async fn operate(
             },
             version = neighbours.replaced() => {
                 // Who comes is served by the newer one: there is nobody to wait for who has yet to notice.
-                drain.grace = Duration::ZERO;
+                grace = Some(Duration::ZERO);
                 break format!("snigate {version} has taken its place");
+            }
+            Some(asker) = asked.recv() => {
+                askers.push(asker);
+                change = Some("asked for by the admin server");
             }
             _ = looks.tick() => change = change.or(watch.has_changed().then_some("the file has changed")),
         }
         // Where a newer process is starting it waits, and is tried again at the next look.
         if let Some(change) = change.take_if(|_| !neighbours.is_being_replaced()) {
             neighbours.reload_begins();
-            neighbours.reload_ends(reload(&server, path, given_up, change, &mut drain).await);
+            let outcome = known.file.take_over(server.orders(), change).await;
+            neighbours.reload_ends(outcome.is_ok());
+            // Who asked may have gone.
+            askers.drain(..).for_each(|asker| drop(asker.send(outcome.clone())));
         }
     };
     neighbours.stop_begins(&cause);
-    leave::leave(server, &cause, &drain, &mut signals).await
-}
-
-/// Puts what the file says now in force, or says why not; returns whether it is.
-async fn reload(server: &Server, path: &Path, given_up: &GivenUp, cause: &str, drain: &mut Drain) -> bool {
-    let file = path.display();
-    let loaded = Config::load(path);
-    let beyond = given_up.beyond_reach(&loaded);
-    let config = match loaded {
-        Ok(config) if beyond.is_empty() => config,
-        refused => {
-            let mistakes = refused.err().map(|error| error.to_string()).unwrap_or_default();
-            for line in mistakes.lines().chain(beyond.iter().map(|line| &**line)) {
-                tracing::error!(config = %file, "{line}");
-            }
-            tracing::error!(config = %file, cause, "not taken over: the configuration from before stays in force");
-            return false;
-        }
-    };
-    for warning in &config.warnings {
-        tracing::warn!(config = %file, "{warning}");
-    }
-    let wanted = config.drain;
-    match server.reload(config).await {
-        Ok(Changed { difference, addresses }) => {
-            *drain = wanted;
-            for (listener, address) in addresses {
-                tracing::debug!(%listener, %address, "listening");
-            }
-            for key in &difference.needs_restart {
-                tracing::warn!(config = %file, "`{key}` changes with a restart only: what it was at the start holds");
-            }
-            tracing::info!(config = %file, cause, %difference, "configuration taken over");
-            true
-        }
-        Err(error) => {
-            tracing::error!(config = %file, cause, %error, "not taken over: the configuration from before stays in force");
-            false
-        }
-    }
+    let mut times = known.view.current.load().config.drain;
+    times.grace = grace.unwrap_or(times.grace);
+    leave::leave(server, &cause, &times, &mut signals).await
 }
 
 /// What a signal says.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::document::{Document, ListenerEntry, RouteEntry};
 use super::mistakes::Collector;
 use super::values::Span;
-use super::{Config, ListenAddress, Listener, Upstream, power};
+use super::{Config, ListenAddress, Listener, Upstream, admin, power};
 use crate::routing::{Route, RouteTable, SourceList, UpstreamId};
 
 /// Below this, clients that only think for a moment lose their connection.
@@ -20,6 +20,7 @@ pub(super) fn assemble(document: Document, collector: &Collector) -> Config {
     check_names("route", document.routes.iter().map(|entry| (&entry.path, &entry.name)), collector);
     check_addresses(&document.listeners, collector);
     power::check(&document.power, &document.listeners, &document.upstreams, collector);
+    admin::check(document.admin.as_ref(), &document.listeners, collector);
     for entry in &document.routes {
         check_listeners(entry, &document, collector);
         check_idle_timeout(entry, collector);
@@ -49,6 +50,7 @@ pub(super) fn assemble(document: Document, collector: &Collector) -> Config {
         limits: document.limits,
         drain: document.drain,
         dns: document.dns,
+        admin: document.admin,
         log: document.log,
         workers: document.workers,
         power: document.power,

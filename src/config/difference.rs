@@ -46,6 +46,7 @@ impl Difference {
         }
         let restarts = [
             ("limits", before.limits.planned() != after.limits.planned()),
+            ("admin", before.admin != after.admin),
             ("log", before.log != after.log),
             ("workers", before.workers != after.workers),
             ("user, sandbox or sandbox_ports", before.power != after.power),
@@ -65,6 +66,7 @@ impl Difference {
 impl Config {
     /// Takes over from the configuration before what cannot change in a running process.
     pub fn keep_what_needs_a_restart(&mut self, before: &Self) {
+        self.admin = before.admin.clone();
         self.log = before.log.clone();
         self.workers = before.workers;
         self.power = before.power.clone();

@@ -17,8 +17,8 @@ use tracing::Level;
 use super::mistakes::Collector;
 use super::section::{Node, Section};
 use super::{
-    Dns, Drain, Established, Limits, ListenAddress, Log, LogFormat, Networks, Power, Reject, TrustedProxies, Upstream,
-    drain, limits, paths, power, proxy_protocol, upstream, values,
+    Admin, Dns, Drain, Established, Limits, ListenAddress, Log, LogFormat, Networks, Power, Reject, TrustedProxies,
+    Upstream, admin, drain, limits, paths, power, proxy_protocol, upstream, values,
 };
 use crate::hello::{AlpnProtocol, LARGEST_CLIENT_HELLO};
 use crate::routing::RouteLimits;
@@ -34,6 +34,7 @@ pub(super) struct Document {
     pub(super) limits: Limits,
     pub(super) drain: Drain,
     pub(super) dns: Dns,
+    pub(super) admin: Option<Admin>,
     pub(super) log: Log,
     pub(super) workers: NonZeroUsize,
     pub(super) power: Power,
@@ -108,6 +109,7 @@ pub(super) fn read(tree: &Value, collector: &Collector) -> Option<Document> {
             limits: keys.optional("limits").and_then(|node| limits::read(&node)).unwrap_or_default(),
             drain: keys.optional("drain").and_then(|node| drain::read(&node)).unwrap_or_default(),
             dns: keys.optional("dns").and_then(|node| dns(&node)).unwrap_or_default(),
+            admin: keys.optional("admin").and_then(|node| admin::read(&node)),
             log: keys.optional("log").and_then(|node| log(&node)).unwrap_or(DEFAULT_LOG),
             workers: keys.value("workers", cores(), values::count(1024)),
             power: power::read(keys),

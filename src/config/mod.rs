@@ -3,16 +3,18 @@
 //! Read top to bottom: `tree` turns text into a YAML tree, `document` reads the tree's sections key by key (with
 //! `section` for mappings and `values` for single values), `check` compares the parts with one another and builds the
 //! route tables, `warnings` looks for what is allowed and yet probably not meant. None of them stops at the first
-//! mistake. (`drain`, `health_check`, `limits`, `power` and `proxy_protocol` are sections of `document`; `credentials` reads the PEM
-//! files that the first names, and `files` notices when files change.)
+//! mistake. (`admin`, `drain`, `health_check`, `limits`, `power` and `proxy_protocol` are sections of `document`; `credentials`
+//! reads the PEM files that one of them names, and `files` notices when files change.)
 //! `print` is the way back: a [`Config`] displays as the YAML that it is in effect. `kubeconfig` is about the file of
 //! another program, which users of a route have.
 
+mod admin;
 mod check;
 pub mod credentials;
 mod difference;
 mod document;
 mod drain;
+pub mod explain;
 pub mod files;
 mod health_check;
 pub mod kubeconfig;
@@ -39,6 +41,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use admin::{Admin, AdminAddress, Host};
 pub use difference::Difference;
 pub use drain::Drain;
 pub use health_check::{Authorities, ClientFiles, HealthCheck, HttpQuestion, Pin, Question, TlsQuestion};
@@ -75,6 +78,8 @@ pub struct Config {
     pub drain: Drain,
     /// Who is asked for names.
     pub dns: Dns,
+    /// Where it answers questions about itself, if it does.
+    pub admin: Option<Admin>,
     /// What is logged, and how.
     pub log: Log,
     /// How many worker threads there are.

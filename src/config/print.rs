@@ -8,7 +8,7 @@ use super::proxy_protocol::ANNOUNCED;
 use super::upstream::{BALANCE, ESTABLISHED};
 use super::values::{Span, display_size};
 use super::{
-    Authorities, Config, Drain, EndpointAddress, HealthCheck, Limits, Listener, Networks, Question, TlsQuestion,
+    Admin, Authorities, Config, Drain, EndpointAddress, HealthCheck, Limits, Listener, Networks, Question, TlsQuestion,
     Upstream,
 };
 use crate::routing::{Route, RouteLimits};
@@ -31,6 +31,10 @@ impl Display for Config {
         match self.dns.servers.as_slice() {
             [] => writeln!(f, "# dns: as in /etc/resolv.conf")?,
             servers => writeln!(f, "dns:\n  servers: {}", list(servers))?,
+        }
+        match &self.admin {
+            None => writeln!(f, "# admin: off")?,
+            Some(admin) => write_admin(f, admin)?,
         }
         let (format, level) = (word(&LOG_FORMAT, &self.log.format), word(&LOG_LEVEL, &self.log.level));
         writeln!(f, "log:\n  format: {format}\n  level: {level}\n  access: {}", self.log.access)?;
@@ -113,6 +117,15 @@ fn write_limits(f: &mut dyn Write, limits: &Limits) -> fmt::Result {
     write_limit(f, "  ", "per_source", limits.per_source.as_ref())?;
     write_limit(f, "  ", "rate_per_source", limits.rate_per_source.as_ref())?;
     writeln!(f, "  relay_memory: {}", display_size(limits.relay_memory))
+}
+
+fn write_admin(f: &mut dyn Write, admin: &Admin) -> fmt::Result {
+    writeln!(f, "admin:\n  address: {}", quoted(&admin.address))?;
+    match &admin.token_file {
+        None => writeln!(f, "  # token_file: none")?,
+        Some(path) => writeln!(f, "  token_file: {}", quoted(path.display()))?,
+    }
+    writeln!(f, "  hosts: {}", list(&admin.hosts))
 }
 
 fn write_limit(f: &mut dyn Write, indent: &str, key: &str, limit: Option<&impl Display>) -> fmt::Result {

@@ -1,3 +1,4 @@
+mod admin;
 mod drain;
 mod health_check;
 mod limits;
@@ -132,9 +133,9 @@ fn keys_are_known_and_given_once() {
         ),
         (with_top("worker: 2"), &["worker: unknown key; did you mean `workers`?"]),
         (
-            with_top("admin: { address: '127.0.0.1:9901' }"),
+            with_top("metrics: { address: '127.0.0.1:9901' }"),
             &[
-                "admin: unknown key; known here: `listeners`, `routes`, `upstreams`, `on_route_change`, `limits`, `drain`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`, `upgrade_socket`",
+                "metrics: unknown key; known here: `listeners`, `routes`, `upstreams`, `on_route_change`, `limits`, `drain`, `dns`, `admin`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`, `upgrade_socket`",
             ],
         ),
         (
@@ -144,13 +145,13 @@ fn keys_are_known_and_given_once() {
         (
             with_top("7: x"),
             &[
-                "7: unknown key; known here: `listeners`, `routes`, `upstreams`, `on_route_change`, `limits`, `drain`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`, `upgrade_socket`",
+                "7: unknown key; known here: `listeners`, `routes`, `upstreams`, `on_route_change`, `limits`, `drain`, `dns`, `admin`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`, `upgrade_socket`",
             ],
         ),
         (
             with_top("'a.b': x"),
             &[
-                r#"["a.b"]: unknown key; known here: `listeners`, `routes`, `upstreams`, `on_route_change`, `limits`, `drain`, `dns`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`, `upgrade_socket`"#,
+                r#"["a.b"]: unknown key; known here: `listeners`, `routes`, `upstreams`, `on_route_change`, `limits`, `drain`, `dns`, `admin`, `log`, `workers`, `user`, `sandbox`, `sandbox_ports`, `upgrade_socket`"#,
             ],
         ),
         (

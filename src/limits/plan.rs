@@ -23,6 +23,9 @@ const RESERVE_SOCKET: usize = 4;
 /// A probe of an endpoint, and a look-up of its name.
 const RESERVE_ENDPOINT: usize = 2;
 
+/// Connections to the admin server; who comes beyond takes the place of the oldest.
+pub const ADMIN_CONNECTIONS: usize = 32;
+
 /// What a connection takes by itself while it begins; later it is less than half of that.
 const MEMORY_EACH: usize = 4 << 10;
 /// What either direction of it may hold beyond `relay_memory`: one small read.
@@ -82,7 +85,9 @@ impl Plan {
         let endpoints: usize = config.upstreams.iter().map(|upstream| upstream.endpoints.len()).sum();
         let reserve = RESERVE
             + workers * (RESERVE_WORKER + RESERVE_SOCKET * config.listeners.len())
-            + RESERVE_ENDPOINT * endpoints;
+            + RESERVE_ENDPOINT * endpoints
+            // And its own socket.
+            + config.admin.as_ref().map_or(0, |_| ADMIN_CONNECTIONS + 1);
         let left = open_files.saturating_sub(2 * workers * pipes_a_worker + reserve);
         let fits = left / DESCRIPTORS_EACH;
         let wanted = config.limits.max_connections.map_or(fits.clamp(1, MOST_BY_DEFAULT), |most| most.get());
@@ -101,6 +106,11 @@ impl Plan {
     /// How many connections there may be at once.
     pub fn connections(&self) -> usize {
         self.connections
+    }
+
+    /// How many descriptors there may be.
+    pub fn open_files(&self) -> usize {
+        self.open_files
     }
 
     /// What each worker gets; at least one of everything that is needed to serve anybody.
@@ -172,6 +182,8 @@ mod tests {
         {
             assert_eq!(Plan::of(&config(""), open_files).unwrap().connections(), connections, "{open_files}");
         }
+        let plan = Plan::of(&config("admin: { address: '127.0.0.1:1' }"), 20_000).unwrap();
+        assert_eq!(plan.connections(), (20_000 - 512 - 90 - 33) / 2);
         let plan = Plan::of(&config("limits: { max_connections: 30000 }"), 100_000).unwrap();
         assert_eq!(plan.connections(), 30_000, "who asks for more gets it");
     }

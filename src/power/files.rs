@@ -10,7 +10,7 @@ use landlock::{
     RulesetCreated, RulesetCreatedAttr, RulesetError, Scope, make_bitflags,
 };
 
-use crate::config::{Authorities, Config, EndpointAddress, credentials};
+use crate::config::{AdminAddress, Authorities, Config, EndpointAddress, credentials};
 
 /// What is forbidden unless a rule allows it: all that this version knows, and of it what the kernel knows.
 const KNOWN: ABI = ABI::V7;
@@ -90,6 +90,9 @@ impl Reach {
                 reach.add_operators(&client.certificate);
                 reach.add_operators(&client.key);
             }
+        }
+        if let Some(path) = config.admin.as_ref().and_then(|admin| admin.token_file.as_deref()) {
+            reach.add_operators(path);
         }
         // Those of the system even if nothing asks for them: another configuration may.
         if let Some(path) = credentials::system_roots() {
@@ -186,9 +189,13 @@ impl Ports {
         let endpoints = config.upstreams.iter().flat_map(|upstream| &upstream.endpoints);
         // DNS answers that are too long for a datagram come by TCP.
         let dns = config.dns.servers.iter().map(SocketAddr::port);
+        let admin = config.admin.as_ref().and_then(|admin| match &admin.address {
+            AdminAddress::Tcp(address) => Some(address.port()),
+            AdminAddress::Unix(_) => None,
+        });
         let resolv_conf = config.dns.servers.is_empty().then_some(53);
         Self {
-            bind: config.listeners.iter().map(|listener| listener.address.socket_addr().port()).collect(),
+            bind: config.listeners.iter().map(|listener| listener.address.socket_addr().port()).chain(admin).collect(),
             connect: endpoints.filter_map(|one| of_endpoint(&one.address)).chain(dns).chain(resolv_conf).collect(),
         }
     }

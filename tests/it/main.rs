@@ -8,6 +8,7 @@
 
 mod access_log;
 mod addresses;
+mod admin;
 mod announced;
 mod check_probe;
 mod cli;
@@ -32,6 +33,7 @@ mod limits;
 mod listeners;
 mod live;
 mod memory;
+mod metrics;
 mod names;
 mod network;
 mod openssl;

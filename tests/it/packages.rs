@@ -47,6 +47,7 @@ const LAYERS: &[&str] = &[
     "reload",
     "control",
     "server",
+    "admin",
     "cli",
 ];
 

@@ -30,6 +30,11 @@ pub fn wait_for_baseline(pid: u32, baseline: usize) {
 
 /// The IPv4 address on which process `pid` listens.
 pub fn listening(pid: u32) -> Option<SocketAddr> {
+    listening_but(pid, None)
+}
+
+/// The same, of one that is known to listen on another, too.
+pub fn listening_but(pid: u32, but: Option<SocketAddr>) -> Option<SocketAddr> {
     let own = inodes(pid);
     let table = fs::read_to_string(format!("/proc/{pid}/net/tcp")).ok()?;
     table.lines().find_map(|line| {
@@ -42,7 +47,8 @@ pub fn listening(pid: u32) -> Option<SocketAddr> {
         let (address, port) = fields.get(1)?.split_once(':')?;
         // The kernel prints the address as a number of the host's byte order.
         let address = u32::from_str_radix(address, 16).ok()?.to_ne_bytes();
-        Some(SocketAddr::new(IpAddr::V4(Ipv4Addr::from(address)), u16::from_str_radix(port, 16).ok()?))
+        let address = SocketAddr::new(IpAddr::V4(Ipv4Addr::from(address)), u16::from_str_radix(port, 16).ok()?);
+        (Some(address) != but).then_some(address)
     })
 }
 

@@ -201,6 +201,7 @@ pub struct GateProcess {
     /// The gate's own, which may be a child of our child.
     pid: u32,
     address: SocketAddr,
+    admin: Option<SocketAddr>,
     /// Everything it prints.
     pub lines: Lines,
     folder: Arc<TempDir>,
@@ -289,9 +290,11 @@ impl GateProcess {
             }
             lines.all().iter().any(|line| is_ready(line))
         });
-        let pid = if descriptors::listening(child.id()).is_some() { child.id() } else { only_child(child.id()) };
-        let address = descriptors::listening(pid).unwrap();
-        Self { child, pid, address, lines, folder: folder.into() }
+        let admin = lines.all().iter().find_map(|line| admin_address(line));
+        let is_the_gate = descriptors::listening_but(child.id(), admin).is_some();
+        let pid = if is_the_gate { child.id() } else { only_child(child.id()) };
+        let address = descriptors::listening_but(pid, admin).unwrap();
+        Self { child, pid, address, admin, lines, folder: folder.into() }
     }
 
     /// Runs one that is expected to end by itself.
@@ -315,6 +318,11 @@ impl GateProcess {
 
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where its admin server listens, if that is an IP address.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin.expect("the configuration has an `admin` with an IP address")
     }
 
     /// The file that its configuration is in.
@@ -392,6 +400,12 @@ fn hurried(yaml: &str) -> String {
 fn only_child(pid: u32) -> u32 {
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
     children.trim().parse().unwrap_or_else(|_| panic!("children of {pid}: {children:?}"))
+}
+
+/// The address in the message of the admin server.
+fn admin_address(line: &str) -> Option<SocketAddr> {
+    let (_, address) = line.split_once(r#""message":"admin: listening","address":""#)?;
+    address.split('"').next()?.parse().ok()
 }
 
 /// The message that comes after everything was started, in either form of the log.
