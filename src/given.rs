@@ -11,7 +11,7 @@ use std::sync::Arc;
 use listenfd::ListenFd;
 use socket2::SockRef;
 
-use crate::config::{self, Config};
+use crate::config::{self, AdminAddress, Config};
 
 /// A listener as its sockets are known by: what must be the same for them to be of use.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,7 +24,8 @@ pub struct Listening {
     pub v6_only: bool,
 }
 
-/// A listener with its sockets, from the process before.
+/// A listener with its sockets, from the process before. (The admin server comes as another listener, whose socket may be a
+/// local one.)
 pub type Taken = (Listening, Vec<TcpListener>);
 
 /// A listener with copies of its sockets' descriptors, for the process that comes after.
@@ -152,6 +153,13 @@ impl Given {
         Ok(())
     }
 
+    /// The socket at which the process before answers questions, if it is at this address.
+    pub fn take_admin(&mut self, address: &AdminAddress) -> Option<OwnedFd> {
+        let known = Listening::of_admin(address);
+        let (_, sockets) = self.before.extract_if(.., |(listening, _)| *listening == known).next()?;
+        sockets.into_iter().next().map(OwnedFd::from)
+    }
+
     /// The sockets for this listener, and whether they are the service manager's; none, if it is to bind its own.
     pub fn take_for(&mut self, listener: &config::Listener) -> (Vec<TcpListener>, bool) {
         let named: Vec<_> = self.named.extract_if(.., |(name, _)| **name == *listener.name).collect();
@@ -189,6 +197,13 @@ impl Listening {
     pub fn of(listener: &config::Listener) -> Self {
         let (name, address) = (listener.name.to_string(), listener.address.to_string());
         Self { name, address, v6_only: listener.v6_only }
+    }
+
+    /// How the admin server's socket is known. No listener is at such an address.
+    pub fn of_admin(address: &AdminAddress) -> Self {
+        // One word: that is how it is told.
+        let address = format!("admin={}", address.to_string().replace(char::is_whitespace, "?"));
+        Self { name: "admin".to_owned(), address, v6_only: false }
     }
 
     /// Whether these are the sockets that the listener wants. With port 0 any will do, so that the name decides.

@@ -3,13 +3,16 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
+use std::sync::Arc;
 
 use tokio::net::TcpStream;
 
 use crate::config::{Admin, AdminAddress};
+use crate::given::{Held, Listening as Known};
 
 /// A socket that listens.
 #[derive(Debug)]
@@ -52,6 +55,36 @@ fn remedy(error: &io::Error) -> &'static str {
 }
 
 impl Socket {
+    /// The socket at which the process before answers, if it is where it is to be.
+    pub fn given(socket: OwnedFd, admin: &Admin) -> Option<Self> {
+        match &admin.address {
+            AdminAddress::Tcp(wanted) => {
+                let socket = std::net::TcpListener::from(socket);
+                let is_there = socket
+                    .local_addr()
+                    .is_ok_and(|address| address == *wanted || (wanted.port() == 0 && address.ip() == wanted.ip()));
+                is_there.then_some(Self::Tcp(socket))
+            }
+            AdminAddress::Unix(wanted) => {
+                let socket = std::os::unix::net::UnixListener::from(socket);
+                let is_there = socket.local_addr().is_ok_and(|address| address.as_pathname() == Some(wanted));
+                is_there.then_some(Self::Unix(socket))
+            }
+        }
+    }
+
+    /// A copy for the process that comes after.
+    ///
+    /// # Errors
+    /// When there is no descriptor for it.
+    pub fn held(&self, admin: &Admin) -> io::Result<Held> {
+        let copy = match self {
+            Self::Tcp(socket) => socket.as_fd().try_clone_to_owned()?,
+            Self::Unix(socket) => socket.as_fd().try_clone_to_owned()?,
+        };
+        Ok((Known::of_admin(&admin.address), vec![Arc::new(copy)]))
+    }
+
     /// The local socket that is configured, if one is. To be made before power is given up: afterwards none can be.
     ///
     /// # Errors
@@ -66,13 +99,13 @@ impl Socket {
         }
     }
 
-    /// The socket that is configured, if one is: the `local` one, or one that is bound now.
+    /// The socket that is configured: one that is there already, or one that is bound now.
     ///
     /// # Errors
     /// Why there is none.
-    pub fn of(admin: &Admin, local: Option<Self>) -> Result<Self, CannotListen> {
-        match (local, &admin.address) {
-            (Some(local), _) => Ok(local),
+    pub fn of(admin: &Admin, there: Option<Self>) -> Result<Self, CannotListen> {
+        match (there, &admin.address) {
+            (Some(there), _) => Ok(there),
             (None, AdminAddress::Unix(path)) => {
                 Ok(Self::Unix(bind_local(path).map_err(cannot_listen(&admin.address))?))
             }

@@ -14,6 +14,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::task::AbortHandle;
 use tokio::time::interval;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
@@ -53,9 +54,12 @@ pub struct Args {
 /// When the configuration is wrong, an address cannot be bound, or the process lacks what it needs to start.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = Config::load(&args.config)?;
-    let neighbours = Neighbours::meet(&config)?;
-    // A local socket cannot be made later, when that power is given up.
-    let local = Socket::local(config.admin.as_ref())?;
+    let mut neighbours = Neighbours::meet(&config)?;
+    let socket = match config.admin.as_ref().and_then(|admin| neighbours.take_admin_socket(admin)) {
+        // A local one cannot be made later, when that power is given up.
+        None => Socket::local(config.admin.as_ref())?,
+        taken => taken,
+    };
     // Before the first thread, that of the log included: threads that are there already would keep their power.
     let given_up = power::give_up(&config, &args.config)?;
     if given_up.anything() {
@@ -65,14 +69,14 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let messages = start_messages(&config.log)?;
     given_up.log();
-    let code = serve(&config, local, ConfigFile::new(&args.config, given_up), &messages, neighbours);
+    let code = serve(&config, socket, ConfigFile::new(&args.config, given_up), &messages, neighbours);
     messages.flush();
     code
 }
 
 fn serve(
     config: &Config,
-    local: Option<Socket>,
+    socket: Option<Socket>,
     file: ConfigFile,
     messages: &Lines,
     mut neighbours: Neighbours,
@@ -100,18 +104,19 @@ fn serve(
     for (listener, address) in server.addresses() {
         tracing::info!(%listener, %address, "listening");
     }
-    neighbours.server_accepts(&mut server)?;
+    let socket = config.admin.as_ref().map(|admin| Socket::of(admin, socket)).transpose()?;
+    let held = config.admin.as_ref().zip(socket.as_ref()).map(|(admin, socket)| socket.held(admin)).transpose()?;
+    neighbours.server_accepts(&mut server, held)?;
     let (reloads, asked) = unbounded_channel();
     let view = Arc::clone(server.view());
     let known = Arc::new(Known { view, file, messages: messages.clone(), reloads });
-    if let (Some(admin), Some(guard)) = (&config.admin, guard) {
-        let socket = Socket::of(admin, local)?;
+    let answering = socket.zip(guard).map(|(socket, guard)| {
         tracing::info!(address = socket.address(), "admin: listening");
-        control.spawn_local(answer(socket, guard, Arc::clone(&known)));
-    }
+        control.spawn_local(answer(socket, guard, Arc::clone(&known))).abort_handle()
+    });
     let path = known.file.path().display();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = config.workers, config = %path, "ready");
-    let code = control.block_on(operate(server, known, asked, neighbours, signals));
+    let code = control.block_on(operate(server, known, asked, answering, neighbours, signals));
     // Does not wait for the stop that a second signal cut short.
     control.shutdown_background();
     code
@@ -128,6 +133,7 @@ async fn operate(
     server: Server,
     known: Arc<Known>,
     mut asked: UnboundedReceiver<Asked>,
+    answering: Option<AbortHandle>,
     mut neighbours: Neighbours,
     mut signals: Signals,
 ) -> anyhow::Result<ExitCode> {
@@ -144,6 +150,8 @@ async fn operate(
             version = neighbours.replaced() => {
                 // Who comes is served by the newer one: there is nobody to wait for who has yet to notice.
                 grace = Some(Duration::ZERO);
+                // And so is who asks.
+                answering.iter().for_each(AbortHandle::abort);
                 break format!("snigate {version} has taken its place");
             }
             Some(asker) = asked.recv() => {

@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -13,6 +14,7 @@ use tempfile::TempDir;
 
 use crate::support::gate::GateProcess;
 use crate::support::hello::hello;
+use crate::support::http::{ask, get_with, request};
 use crate::support::tcp::{self, Upstream};
 use crate::support::{tools, wait_until};
 
@@ -58,6 +60,14 @@ upgrade_socket: {}
             client.read_exact(&mut vec![0; hello.len()])
         };
         served().map_err(|error| error.kind())
+    }
+
+    /// A client that stays.
+    fn hold(&self) -> TcpStream {
+        let (mut client, hello) = (tcp::connect(self.address), hello("a.test"));
+        client.write_all(&hello).unwrap();
+        assert_eq!(tcp::read_exactly(&mut client, hello.len()), hello);
+        client
     }
 
     /// Clients, one after the other in several threads, while `act` goes on: none may be refused, reset or cut. Returns how many
@@ -145,6 +155,42 @@ fn a_new_process_that_fails_changes_nothing() {
     });
     assert!(served > 0);
     stage.client().unwrap();
+}
+
+#[test]
+fn who_asks_a_gate_about_itself_asks_the_newer_one_from_then_on() {
+    let sandbox = if getuid().is_root() { "user: nobody\nsandbox: require" } else { "sandbox: require" };
+    let stage = Stage::new();
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, tcp::free_port()));
+    let local = stage.folder.path().join("admin.sock");
+    for admin in [address.to_string(), format!("unix:{}", local.display())] {
+        let is_ready = || match admin.starts_with("unix:") {
+            true => {
+                ask(&mut UnixStream::connect(&local).unwrap(), &request("GET", "/readyz", "localhost", "")).status
+                    == 200
+            }
+            false => get_with(address, "/readyz", "").status == 200,
+        };
+        let yaml = |rest: &str| stage.yaml("", &format!("{sandbox}\nadmin: {{ address: '{admin}' }}\n{rest}"));
+        let mut gate = GateProcess::start(&yaml(""));
+        // It stays open: the old process is there for as long as this is.
+        let mut held = stage.hold();
+        assert!(is_ready());
+        for _ in 0..2 {
+            fs::write(gate.config(), "listeners: [").unwrap();
+            assert_eq!(gate.run_next().status.code(), Some(78));
+            assert!(is_ready(), "one that fails changes nothing");
+            fs::write(gate.config(), yaml("")).unwrap();
+            let next = gate.start_next();
+            gate.lines.wait("the old one goes", |line| line.contains("nobody new is accepted"));
+            assert!(is_ready(), "not the old one, which is not");
+            drop(held);
+            assert_eq!(gate.wait().code(), Some(0), "{:?}", gate.lines.all());
+            assert!(is_ready());
+            held = stage.hold();
+            gate = next;
+        }
+    }
 }
 
 #[test]

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use anyhow::Context;
 
-use crate::config::Config;
-use crate::given::Given;
+use crate::admin::Socket;
+use crate::config::{Admin, Config};
+use crate::given::{Given, Held};
 use crate::server::Server;
 use crate::supervisor::{Supervisor, watchdog_interval};
 use crate::upgrade::{Next, Upgrade};
@@ -42,17 +43,22 @@ impl Neighbours {
         Ok(neighbours)
     }
 
+    /// The socket at which the process before answers questions, if this one is to answer there.
+    pub(super) fn take_admin_socket(&mut self, admin: &Admin) -> Option<Socket> {
+        Socket::given(self.given.take_admin(&admin.address)?, admin)
+    }
+
     /// The listening sockets that they gave.
     pub(super) fn take_sockets(&mut self) -> Given {
         std::mem::take(&mut self.given)
     }
 
-    /// Tells everybody that the server accepts: the process before goes, the one after may come, and whoever supervises this
-    /// one hears that it is alive for as long as all of its threads are.
+    /// Tells everybody that the server accepts: the process before goes, the one after may come, which gets the `admin`
+    /// socket too, and whoever supervises this one hears that it is alive for as long as all of its threads are.
     ///
     /// # Errors
     /// When there is no thread for it to be had.
-    pub(super) fn server_accepts(&mut self, server: &mut Server) -> anyhow::Result<()> {
+    pub(super) fn server_accepts(&mut self, server: &mut Server, admin: Option<Held>) -> anyhow::Result<()> {
         if let Some(error) = self.unheard.take() {
             tracing::warn!(error, "NOTIFY_SOCKET: the service manager cannot be told anything");
         }
@@ -65,7 +71,9 @@ impl Neighbours {
                     tracing::warn!(%error, "the process before did not say that it goes: stop it if it is there");
                 }
             }
-            self.next = Some(upgrade.wait_for_next(server.sockets())?);
+            let sockets = server.sockets();
+            let with_admin = move || sockets().into_iter().chain(admin.clone()).collect();
+            self.next = Some(upgrade.wait_for_next(with_admin)?);
         }
         if let Some(interval) = watchdog_interval() {
             let supervisor = Arc::clone(&self.supervisor);
