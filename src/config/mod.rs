@@ -49,6 +49,7 @@ pub use limits::Limits;
 pub use mistakes::{LoadError, Mistake, Mistakes};
 pub(crate) use mistakes::{counted, suggestion};
 pub use power::{Power, Sandbox, User};
+pub(crate) use print::quoted;
 pub use proxy_protocol::TrustedProxies;
 pub use warnings::Warning;
 

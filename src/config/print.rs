@@ -223,7 +223,7 @@ fn list<T: Display>(items: &[T]) -> String {
 }
 
 /// In double quotes, since `*` and `:` at the beginning mean something in YAML, and so do words such as `null`.
-pub(super) fn quoted(text: impl Display) -> String {
+pub(crate) fn quoted(text: impl Display) -> String {
     let mut quoted = String::from('"');
     for character in text.to_string().chars() {
         match character {

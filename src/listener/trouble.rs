@@ -132,8 +132,8 @@ impl Spare {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Config;
     use crate::limits::tests::undecided;
+    use crate::snapshot::tests::config;
 
     #[test]
     fn pauses_grow_to_a_second_and_start_anew() {
@@ -144,13 +144,10 @@ mod tests {
         trouble.is_over();
         assert_eq!(trouble.pause_for(&error, "test"), SHORTEST_PAUSE);
     }
+
     #[tokio::test(start_paused = true)]
     async fn one_waits_for_a_seat_and_the_next_ones_are_told_at_once() {
-        let yaml = "
-            listeners: [{ address: '127.0.0.1:0' }]
-            routes: [{ server_names: [a.test], upstream: up }]
-            upstreams: { up: { endpoints: ['127.0.0.1:1'] } }";
-        let undecided = undecided(&Config::parse(yaml).unwrap()).0;
+        let undecided = undecided(&config()).0;
         let (seats, mut crowd) = (Seats::of(1), Crowd::default());
         for round in 0..2 {
             let taken = crowd.seat(&seats, &undecided, "test").await.unwrap();
@@ -166,11 +163,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_gets_the_seat_that_becomes_free() {
-        let yaml = "
-            listeners: [{ address: '127.0.0.1:0' }]
-            routes: [{ server_names: [a.test], upstream: up }]
-            upstreams: { up: { endpoints: ['127.0.0.1:1'] } }";
-        let undecided = undecided(&Config::parse(yaml).unwrap()).0;
+        let undecided = undecided(&config()).0;
         let (seats, mut crowd) = (Seats::of(1), Crowd::default());
         let taken = seats.take();
         let leaving = async move {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::notes::Note;
 use super::routes::listed;
 use super::table::{Authorities, Check, Endpoint, Listener, Question, Route, Table, Upstream};
-use crate::config::span;
+use crate::config::{self, span};
 
 /// Columns of a comment.
 const WIDTH: usize = 116;
@@ -216,16 +216,7 @@ fn quoted(text: impl Display) -> String {
     if plain {
         return text;
     }
-    let mut quoted = String::from('"');
-    for character in text.chars() {
-        match character {
-            '"' | '\\' => quoted.extend(['\\', character]),
-            ' '..='~' => quoted.push(character),
-            other => _ = write!(quoted, "\\U{:08X}", u32::from(other)),
-        }
-    }
-    quoted.push('"');
-    quoted
+    config::quoted(text)
 }
 
 /// Text that cannot end a comment.
