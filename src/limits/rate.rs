@@ -22,6 +22,8 @@ impl Pace {
 
     /// Takes one out of the bucket that will be full at `due`, if there is one. Time only ever goes on.
     pub(super) fn take(self, due: &mut Duration, now: Duration) -> bool {
+        // It cannot be emptier than empty, as another pace may have left it that was in force before.
+        *due = (*due).min(now + self.most);
         let next = (*due).max(now) + self.each;
         let room = next <= now + self.most;
         if room {
@@ -78,5 +80,15 @@ mod tests {
         let taken = (0..1000).filter(|_| pace.take(&mut due, now)).count();
         assert!(taken == 2 && due == now + Duration::from_secs(1));
         assert!(pace.take(&mut due, now + Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn another_pace_holds_from_now_on() {
+        let [slow, fast] = ["1/h", "10/s"].map(|text| Pace::of(text.parse().unwrap()));
+        let (mut due, now) = (Duration::ZERO, Duration::from_secs(1));
+        assert!(slow.take(&mut due, now));
+        assert!(!fast.take(&mut due, now), "it is empty still");
+        let soon = now + Duration::from_millis(100);
+        assert!(fast.take(&mut due, soon) && !fast.take(&mut due, soon));
     }
 }
