@@ -58,8 +58,10 @@ impl Trouble {
 /// As many connections as there may be.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
-    /// One has waited for a seat and found none; until there is one again, nobody else waits.
-    in_vain: bool,
+    /// Until when those who find no seat may wait for one, all of them together: each in its turn, the last in the backlog
+    /// would wait for minutes. It begins anew with the next one after there was a seat at once, a second later or more, by
+    /// which time nobody is left who waited before.
+    patience: Option<Instant>,
     complaints: Complaints,
 }
 
@@ -69,7 +71,7 @@ impl Crowd {
     pub(super) async fn seat(&mut self, seats: &Arc<Seats>, undecided: &Undecided, listener: &str) -> Option<Seat> {
         loop {
             if let Some(seat) = seats.take() {
-                self.in_vain = false;
+                self.patience = self.patience.filter(|end| end.elapsed() < WAIT_FOR_SEAT);
                 return Some(seat);
             }
             if !undecided.shed_oldest() {
@@ -78,13 +80,12 @@ impl Crowd {
             // It closes when it has its turn, before we have ours. Somebody may be quicker to take its seat.
             yield_now().await;
         }
-        let end = Instant::now() + WAIT_FOR_SEAT;
-        while !self.in_vain {
+        let end = *self.patience.get_or_insert_with(|| Instant::now() + WAIT_FOR_SEAT);
+        while Instant::now() < end {
             sleep(SEAT_CHECK).await;
             if let Some(seat) = seats.take() {
                 return Some(seat);
             }
-            self.in_vain = Instant::now() >= end;
         }
         if self.complaints.is_due() {
             let max_connections = seats.all();
@@ -156,8 +157,9 @@ mod tests {
                 assert!(crowd.seat(&seats, &undecided, "test").await.is_none());
                 assert_eq!(begin.elapsed(), waits, "round {round}");
             }
-            // Who finds a seat shows that it is worth waiting again.
+            // Who finds a seat then shows that it is worth waiting again.
             drop(taken);
+            sleep(WAIT_FOR_SEAT).await;
         }
     }
 
@@ -172,5 +174,32 @@ mod tests {
         };
         let (seat, ()) = tokio::join!(crowd.seat(&seats, &undecided, "test"), leaving);
         assert!(seat.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_waits_no_longer_than_one_client_though_seats_become_free_again_and_again() {
+        let yaml = "
+            listeners: [{ address: '127.0.0.1:0' }]
+            routes: [{ server_names: [a.test], upstream: up }]
+            upstreams: { up: { endpoints: ['127.0.0.1:1'] } }";
+        let undecided = undecided(&Config::parse(yaml).unwrap()).0;
+        for all in 1..4 {
+            let (seats, mut crowd) = (Seats::of(all), Crowd::default());
+            let hold = |seat| {
+                tokio::spawn(async move {
+                    sleep(WAIT_FOR_SEAT * 9 / 10).await;
+                    drop(seat);
+                })
+            };
+            (0..all).for_each(|_| drop(hold(seats.take().unwrap())));
+            let (begin, mut refused) = (Instant::now(), 0);
+            for _ in 0..50 {
+                match crowd.seat(&seats, &undecided, "test").await {
+                    Some(seat) => drop(hold(seat)),
+                    None => refused += 1,
+                }
+            }
+            assert_eq!((refused, begin.elapsed()), (50 - all, WAIT_FOR_SEAT));
+        }
     }
 }
