@@ -7,6 +7,7 @@ use std::net::{self, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::limits::Seat;
@@ -43,6 +44,8 @@ struct Mate {
     /// Connections it has, and those on their way to it.
     open: Arc<AtomicUsize>,
     inbox: UnboundedSender<Accepted>,
+    /// Somebody elsewhere lacks a seat. However many there are, it is asked once until it has answered.
+    seat_wanted: Notify,
 }
 
 impl Mate {
@@ -66,7 +69,7 @@ impl Crew {
     pub fn of(workers: usize) -> Vec<(Self, Inbox)> {
         let mate = |_| {
             let (inbox, receiver) = unbounded_channel();
-            (Mate { open: Arc::default(), inbox }, receiver)
+            (Mate { open: Arc::default(), inbox, seat_wanted: Notify::new() }, receiver)
         };
         let (mates, inboxes): (Vec<_>, Vec<_>) = (0..workers).map(mate).unzip();
         let mates: Arc<[_]> = mates.into();
@@ -87,6 +90,19 @@ impl Crew {
     pub fn idler(&self) -> Option<usize> {
         let (idlest, mate) = (0..self.mates.len()).map(|mate| (self.mates[mate].open(), mate)).min()?;
         is_clearly_more(self.open(), idlest).then_some(mate)
+    }
+
+    /// Asks another worker for the seat of a client that has no route yet: which one, goes by turns.
+    pub fn ask_for_seat(&self, turn: usize) {
+        let others = self.mates.len() - 1;
+        if let Some(place) = turn.checked_rem(others) {
+            self.mates[(self.own + 1 + place) % self.mates.len()].seat_wanted.notify_one();
+        }
+    }
+
+    /// Waits until another worker asks this one for a seat.
+    pub async fn seat_wanted(&self) {
+        self.mates[self.own].seat_wanted.notified().await;
     }
 
     /// Hands an accepted client over.

@@ -205,7 +205,8 @@ pub async fn accept(
         match accepted {
             Ok((client, source)) => {
                 trouble.is_over();
-                match crowd.seat(&reception.seats, &reception.tools.undecided, listener).await {
+                let Reception { seats, tools, crew } = &*reception;
+                match crowd.seat(seats, &tools.undecided, crew, listener).await {
                     Some(seat) => reception.receive(client, source, entrance, seat),
                     None => {
                         drop(client);

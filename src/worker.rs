@@ -155,6 +155,7 @@ async fn work(mut orders: UnboundedReceiver<Order>, reception: Rc<Reception>, in
     let mut receiving = JoinSet::new();
     receiving.spawn_local(adopt(inbox, Rc::clone(&reception), stages.clone()));
     tokio::task::spawn_local(clear(Rc::clone(live), stages.clone()));
+    tokio::task::spawn_local(give_seats(Rc::clone(&reception)));
     let mut followed = None;
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -211,6 +212,18 @@ async fn clear(live: Rc<LiveTable>, mut stages: Stages) {
         sleep_until(by.min(Instant::now() + CLEAR_CHECK)).await;
     }
     live.stop_all(Reason::Drained);
+}
+
+/// Gives up the seat of whoever has been without a route for longest, each time that another worker has none left for a client.
+async fn give_seats(reception: Rc<Reception>) {
+    loop {
+        reception.crew.seat_wanted().await;
+        if reception.seats.taken() == reception.seats.all() {
+            reception.tools.undecided.shed_oldest();
+            // It closes before somebody else is listened to.
+            yield_now().await;
+        }
+    }
 }
 
 /// What accepts from the socket.

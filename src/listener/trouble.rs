@@ -12,6 +12,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep};
 
 use super::Reception;
+use crate::crew::Crew;
 use crate::limits::{Seat, Seats, Undecided};
 use crate::outcome::Reason;
 use crate::snapshot::Entrance;
@@ -62,13 +63,21 @@ pub(super) struct Crowd {
     /// would wait for minutes. It begins anew with the next one after there was a seat at once, a second later or more, by
     /// which time nobody is left who waited before.
     patience: Option<Instant>,
+    /// Whose turn it is of the other workers to be asked.
+    turn: usize,
     complaints: Complaints,
 }
 
 impl Crowd {
-    /// A seat for one more; if need be by waiting a while for one, or by taking that of the client that has been without a
-    /// route for longest.
-    pub(super) async fn seat(&mut self, seats: &Arc<Seats>, undecided: &Undecided, listener: &str) -> Option<Seat> {
+    /// A seat for one more; if need be by taking that of the client of this worker that has been without a route for
+    /// longest, or by asking the others for such a one and waiting a while.
+    pub(super) async fn seat(
+        &mut self,
+        seats: &Arc<Seats>,
+        undecided: &Undecided,
+        crew: &Crew,
+        listener: &str,
+    ) -> Option<Seat> {
         loop {
             if let Some(seat) = seats.take() {
                 self.patience = self.patience.filter(|end| end.elapsed() < WAIT_FOR_SEAT);
@@ -81,7 +90,12 @@ impl Crowd {
             yield_now().await;
         }
         let end = *self.patience.get_or_insert_with(|| Instant::now() + WAIT_FOR_SEAT);
-        while Instant::now() < end {
+        loop {
+            crew.ask_for_seat(self.turn);
+            self.turn = self.turn.wrapping_add(1);
+            if Instant::now() >= end {
+                break;
+            }
             sleep(SEAT_CHECK).await;
             if let Some(seat) = seats.take() {
                 return Some(seat);
@@ -136,6 +150,11 @@ mod tests {
     use crate::limits::tests::undecided;
     use crate::snapshot::tests::config;
 
+    /// The only worker.
+    fn alone() -> Crew {
+        Crew::of(1).remove(0).0
+    }
+
     #[test]
     fn pauses_grow_to_a_second_and_start_anew() {
         let error = io::Error::from_raw_os_error(libc::EMFILE);
@@ -151,10 +170,10 @@ mod tests {
         let undecided = undecided(&config()).0;
         let (seats, mut crowd) = (Seats::of(1), Crowd::default());
         for round in 0..2 {
-            let taken = crowd.seat(&seats, &undecided, "test").await.unwrap();
+            let taken = crowd.seat(&seats, &undecided, &alone(), "test").await.unwrap();
             for waits in [WAIT_FOR_SEAT, Duration::ZERO, Duration::ZERO] {
                 let begin = Instant::now();
-                assert!(crowd.seat(&seats, &undecided, "test").await.is_none());
+                assert!(crowd.seat(&seats, &undecided, &alone(), "test").await.is_none());
                 assert_eq!(begin.elapsed(), waits, "round {round}");
             }
             // Who finds a seat then shows that it is worth waiting again.
@@ -166,23 +185,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn who_waits_gets_the_seat_that_becomes_free() {
         let undecided = undecided(&config()).0;
-        let (seats, mut crowd) = (Seats::of(1), Crowd::default());
+        let (seats, crew, mut crowd) = (Seats::of(1), alone(), Crowd::default());
         let taken = seats.take();
         let leaving = async move {
             sleep(WAIT_FOR_SEAT / 2).await;
             drop(taken);
         };
-        let (seat, ()) = tokio::join!(crowd.seat(&seats, &undecided, "test"), leaving);
+        let (seat, ()) = tokio::join!(crowd.seat(&seats, &undecided, &crew, "test"), leaving);
         assert!(seat.is_some());
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_queue_waits_no_longer_than_one_client_though_seats_become_free_again_and_again() {
-        let yaml = "
-            listeners: [{ address: '127.0.0.1:0' }]
-            routes: [{ server_names: [a.test], upstream: up }]
-            upstreams: { up: { endpoints: ['127.0.0.1:1'] } }";
-        let undecided = undecided(&Config::parse(yaml).unwrap()).0;
+        let undecided = undecided(&config()).0;
         for all in 1..4 {
             let (seats, mut crowd) = (Seats::of(all), Crowd::default());
             let hold = |seat| {
@@ -194,7 +209,7 @@ mod tests {
             (0..all).for_each(|_| drop(hold(seats.take().unwrap())));
             let (begin, mut refused) = (Instant::now(), 0);
             for _ in 0..50 {
-                match crowd.seat(&seats, &undecided, "test").await {
+                match crowd.seat(&seats, &undecided, &alone(), "test").await {
                     Some(seat) => drop(hold(seat)),
                     None => refused += 1,
                 }

@@ -141,6 +141,20 @@ fn silent_clients_do_not_keep_others_out_of_the_last_place() {
 }
 
 #[test]
+fn silent_clients_of_another_worker_do_not_either() {
+    // Which worker has the silent one, and which the next, is chance.
+    for _ in 0..8 {
+        let stage = Stage::set("workers: 2\nlimits: { max_connections: 4 }", "");
+        let mut held: Vec<_> = (0..3).map(|_| stage.relayed(HERE, "a.test").unwrap()).collect();
+        let mut silent = stage.connect(HERE);
+        tcp::write_in_pieces(&mut silent, [&hello("a.test")[..9]]).unwrap();
+        held.push(stage.relayed(HERE, "a.test").unwrap());
+        assert_eq!(stage.refused(silent), "limit_undecided");
+        held.iter_mut().for_each(talk);
+    }
+}
+
+#[test]
 fn of_too_many_undecided_clients_the_oldest_goes() {
     let stage = Stage::set("workers: 1\nlimits: { undecided: 5 }", "");
     let mut held = stage.relayed(HERE, "a.test").unwrap();
