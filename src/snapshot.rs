@@ -283,11 +283,16 @@ pub(crate) mod tests {
         let entrance = at_first(&with(trusting("10.0.0.1")));
         let client = came(&entrance, &Rc::default(), [10, 0, 0, 1]);
         client.story().introduce(Some("192.0.2.1:7".parse().unwrap()));
+        let undecided = came(&entrance, &Rc::default(), [10, 0, 0, 1]);
+        undecided.story().introduce(Some("192.0.2.1:7".parse().unwrap()));
         speak(&entrance, &client, "a.test", &[]);
         for (revoked, now) in
             [(false, with(trusting("10.0.0.0/24"))), (true, with(trusting("192.0.2.1"))), (true, changed(&[]))]
         {
-            assert_eq!(snapshot(&now).revokes(client.story()), revoked, "{now}");
+            let now_in_force = snapshot(&now);
+            assert_eq!(now_in_force.revokes(client.story()), revoked, "{now}");
+            let renewed = entrance.renewed(&now_in_force, undecided.story());
+            assert_eq!(renewed.err(), revoked.then_some(Reason::ProxySourceUntrusted), "{now}");
         }
     }
 
