@@ -236,6 +236,27 @@ fn hellos_that_never_end_take_no_more_memory_than_there_is_for_them() {
 }
 
 #[test]
+fn hellos_count_with_the_room_that_is_made_for_them() {
+    let stage = Stage::set("workers: 1\nlimits: { relay_memory: 1MiB }", "");
+    // The third piece is small, and doubles what the first two take.
+    const PIECES: [usize; 3] = [16_000, 16_000, 1_000];
+    let mut message = vec![1, 0, 0xea, 0x60, 3, 3];
+    message.resize(PIECES.iter().sum(), 0);
+    let record = |part: &[u8]| [&[22, 3, 1], &u16::try_from(part.len()).unwrap().to_be_bytes()[..], part].concat();
+    let records: Vec<_> = [&message[..16_000], &message[16_000..32_000], &message[32_000..]].map(record).into();
+    let bombs: Vec<_> = (0..40)
+        .map(|_| {
+            let mut client = stage.connect(HERE);
+            tcp::write_in_pieces(&mut client, records.iter().map(Vec::as_slice)).unwrap();
+            client
+        })
+        .collect();
+    let open = || bombs.iter().filter(|client| is_open(client)).count();
+    wait_until("there is room for those that are left", || open() * 64_000 <= 1 << 20);
+    assert!(open() >= 8, "{} are open", open());
+}
+
+#[test]
 fn a_source_has_no_more_connections_than_it_may_in_either_family_s_form() {
     // IPv4 clients of a dual-stack socket come as ::ffff:127.0.0.1.
     let stage = Stage::listening("[::]:0", "workers: 1\nlimits: { per_source: 2 }", "");
