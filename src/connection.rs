@@ -22,6 +22,7 @@ use crate::limits::{Place, Seat, Undecided};
 use crate::observe::access_log::AccessLog;
 use crate::observe::live::{Live, LiveTable, State};
 use crate::observe::metrics::Lanes;
+use crate::observe::troubles::Troubles;
 use crate::outcome::{ClosedBy, Fault, Reason};
 use crate::relay::{End, Pipes, Relay, Scratch, Use, close_gently, close_with_reset, send_then_close};
 use crate::routing::{Decision, Route};
@@ -47,6 +48,8 @@ pub struct Tools {
     pub lanes: Lanes,
     /// Where ended connections are written down.
     pub log: AccessLog,
+    /// What the program's own log was told of ends that were not the clients' fault.
+    pub troubles: Troubles,
 }
 
 impl Tools {

@@ -30,6 +30,7 @@ use crate::observe::access_log::AccessLog;
 use crate::observe::ids::Ids;
 use crate::observe::live::{LiveTable, Row, SLICE, TICK};
 use crate::observe::metrics::{Lanes, Tally};
+use crate::observe::troubles::Troubles;
 use crate::outcome::Reason;
 use crate::relay::{Pipes, Scratch};
 use crate::revocation::Revocation;
@@ -145,6 +146,7 @@ fn prepare(equipment: Equipment) -> io::Result<Prepared> {
         undecided: Rc::new(Undecided::new(&share)),
         lanes: Lanes::of(Arc::clone(&equipment.tally)),
         log: equipment.log,
+        troubles: Troubles::default(),
     };
     let reception = Reception { crew, seats: equipment.seats, tools: Rc::new(tools) };
     Ok((runtime, equipment.orders, Rc::new(reception), inbox))

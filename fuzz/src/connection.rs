@@ -17,6 +17,7 @@ use snigate::limits::{Limits, Plan, Seats, Undecided};
 use snigate::observe::access_log::AccessLog;
 use snigate::observe::live::LiveTable;
 use snigate::observe::metrics::Lanes;
+use snigate::observe::troubles::Troubles;
 use snigate::outcome::Reason;
 use snigate::relay::{Pipes, Scratch};
 use snigate::routing::Decision;
@@ -200,6 +201,7 @@ impl World {
             undecided: Rc::new(Undecided::new(&self.plan.share())),
             lanes: Lanes::default(),
             log: self.log.clone(),
+            troubles: Troubles::default(),
         })
     }
 

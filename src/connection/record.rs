@@ -135,22 +135,23 @@ impl Record {
         lanes.tally().duration.note(microseconds(self.accepted().elapsed()));
     }
 
-    /// The program's own log hears of an end by whose fault it was.
+    /// The program's own log hears of an end by whose fault it was, and of what is not the client's not too often.
     fn tell(&self, end: End) {
-        let story = self.story();
+        let (fault, story) = (end.reason.fault(), self.story());
         let (source, listener) = (story.source(), &story.plate().listener);
         let (reason, phase) = (end.reason.label(), story.phase().label());
-        match end.reason.fault() {
-            Fault::None | Fault::Client => {
-                tracing::debug!(id = self.live.id(), %source, %listener, phase, reason, "connection ended");
-            }
-            Fault::Upstream => {
-                let upstream = story.route().map(|route| &*route.upstream_name);
-                tracing::warn!(id = self.live.id(), %source, %listener, upstream, phase, reason, "connection ended");
-            }
-            Fault::Ours => {
-                tracing::error!(id = self.live.id(), %source, %listener, phase, reason, "connection ended");
-            }
+        if matches!(fault, Fault::None | Fault::Client) {
+            tracing::debug!(id = self.live.id(), %source, %listener, phase, reason, "connection ended");
+            return;
+        }
+        let Some(untold) = self.tools.troubles.due(end.reason) else { return };
+        // Of those there were none, mostly.
+        let untold = (untold > 0).then_some(untold);
+        let upstream = story.route().map(|route| &*route.upstream_name);
+        if fault == Fault::Upstream {
+            tracing::warn!(id = self.live.id(), %source, %listener, upstream, phase, reason, untold, "connection ended");
+        } else {
+            tracing::error!(id = self.live.id(), %source, %listener, upstream, phase, reason, untold, "connection ended");
         }
     }
 }
@@ -203,6 +204,7 @@ mod tests {
     use crate::observe::lines::tests::Memory;
     use crate::observe::live::LiveTable;
     use crate::observe::metrics::{Count, Lanes};
+    use crate::observe::troubles::Troubles;
     use crate::relay::{Pipes, Scratch};
     use crate::snapshot::tests::{config, entrance};
     use arc_swap::ArcSwap;
@@ -229,6 +231,7 @@ mod tests {
             undecided: undecided(&config()).0,
             lanes: Lanes::default(),
             log: AccessLog::new(LogFormat::Json, memory.clone()).unwrap(),
+            troubles: Troubles::default(),
         })
     }
 

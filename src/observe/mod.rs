@@ -10,3 +10,4 @@ pub mod metrics;
 pub mod notice;
 pub mod said;
 pub mod story;
+pub mod troubles;
