@@ -12,6 +12,7 @@ use std::time::Duration;
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::task::consume_budget;
 use tokio::time::sleep;
 
 use crate::config::{self, Config};
@@ -187,18 +188,35 @@ pub async fn accept(
 ) {
     let (mut trouble, mut crowd) = (Trouble::default(), Crowd::default());
     let mut spare = Spare::of(&socket);
-    // Whoever comes once the door is to close does not hold it open: only so many can have waited.
-    let mut may_have_waited = BACKLOG;
+    // Once the door is to close, those who may still wait: whoever comes later does not hold it open.
+    let mut last = None;
     loop {
-        let accepted = tokio::select! {
-            biased;
-            // Those who wait already come first: a socket that closes resets them.
-            accepted = socket.accept(), if may_have_waited > 0 => accepted,
-            () = reached(&mut stages, Stage::Draining) => return,
-            _ = closed(&mut closing) => return,
+        let accepted = match &mut last {
+            None => tokio::select! {
+                biased;
+                accepted = socket.accept() => accepted,
+                () = reached(&mut stages, Stage::Draining) => {
+                    last = Some(BACKLOG);
+                    continue;
+                }
+                _ = closed(&mut closing) => {
+                    last = Some(BACKLOG);
+                    continue;
+                }
+            },
+            Some(0) => return,
+            Some(left) => {
+                *left -= 1;
+                // Others have their turn, too.
+                consume_budget().await;
+                match accept_now(&socket) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                    accepted => accepted,
+                }
+            }
         };
-        if *stages.borrow() >= Stage::Draining || closing.borrow().is_some() {
-            may_have_waited -= 1;
+        if last.is_none() && (*stages.borrow() >= Stage::Draining || closing.borrow().is_some()) {
+            last = Some(BACKLOG);
         }
         let Some(entrance) = entrance(door, &reception, &mut closing).await else { return };
         let listener = &entrance.listener.name;
@@ -227,6 +245,15 @@ pub async fn accept(
             }
         }
     }
+}
+
+/// The next of those who wait, since a socket that closes resets them. The kernel is asked: what the runtime knows of the
+/// socket may be of a moment ago, when nobody waited.
+fn accept_now(socket: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (client, source) = SockRef::from(socket).accept()?;
+    client.set_nonblocking(true)?;
+    let source = source.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+    Ok((TcpStream::from_std(client.into())?, source))
 }
 
 /// Where clients come in by this door: as is in force, or was before its listener went.
@@ -269,6 +296,19 @@ fn is_of_one_connection(error: &io::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn who_waits_is_found_though_the_runtime_does_not_know_yet() {
+        let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let kind = |accepted: io::Result<_>| accepted.map(drop).map_err(|error| error.kind());
+        // The runtime has not looked yet, and does not before this task waits.
+        let client = std::net::TcpStream::connect(socket.local_addr().unwrap()).unwrap();
+        assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(socket.poll_accept(cx).is_pending())).await);
+        let (accepted, source) = accept_now(&socket).unwrap();
+        assert_eq!(source, client.local_addr().unwrap());
+        assert!(SockRef::from(&accepted).nonblocking().unwrap());
+        assert_eq!(kind(accept_now(&socket)), Err(io::ErrorKind::WouldBlock));
+    }
 
     #[test]
     fn accepted_sockets_inherit_what_the_listener_has() {
