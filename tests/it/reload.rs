@@ -76,7 +76,7 @@ fn routes_and_endpoints_change_for_those_who_come() {
 fn a_listener_may_come_go_and_be_called_otherwise() {
     let upstream = Upstream::echo();
     let with = |listeners: &str| yaml(listeners, &[("a.test", upstream.address())]);
-    let [one, two] = [tcp::free_port(), tcp::free_port()].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    let [one, two] = [tcp::free_address(), tcp::free_address()];
     let first = format!("{{ address: '{one}', name: first }}");
     let mut gate = Gate::start(&with(&first));
     let mut early = client(one, "a.test").unwrap();
@@ -99,7 +99,7 @@ fn a_configuration_that_cannot_be_put_in_force_changes_nothing() {
     let (upstream, taken) = (Upstream::echo(), TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap());
     let mut gate = Gate::start(&yaml(ONE, &[("a.test", upstream.address())]));
     let taken = taken.local_addr().unwrap();
-    let free = SocketAddr::from((Ipv4Addr::LOCALHOST, tcp::free_port()));
+    let free = tcp::free_address();
     let listeners = format!("{ONE}, {{ address: '{free}' }}, {{ address: '{taken}' }}");
     let error = gate.reload(&yaml(&listeners, &[("b.test", upstream.address())])).unwrap_err();
     let expected = format!("listener {taken}: cannot listen on {taken} (another process listens there");
@@ -133,7 +133,7 @@ const CLIENTS: usize = 2_000;
 #[test]
 fn a_storm_of_clients_loses_nobody_to_reloads() {
     let upstream = Upstream::echo();
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, tcp::free_port()));
+    let address = tcp::free_address();
     let kept = format!("{{ address: '{address}', name: kept, client_hello_timeout: 60s }}");
     let with = |round: usize| {
         let listeners =

@@ -202,7 +202,8 @@ fn in_a_storm_nobody_is_left_on_a_route_that_is_gone_and_nobody_else_is_closed()
     let upstream = Upstream::echo();
     let with = |routes: &[&str]| yaml("", routes, upstream.address(), CLOSE);
     let mut gate = Gate::start(&with(&[A, B]));
-    let (address, over, refused) = (gate.address(), AtomicBool::new(false), AtomicUsize::new(0));
+    let (address, over) = (gate.address(), AtomicBool::new(false));
+    let (admitted, refused) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let mut held: Vec<_> = (0..50).map(|_| led(address, &hello("b.test"))).collect();
     let fleeting = thread::scope(|scope| {
         let clients: Vec<_> = (0..4)
@@ -215,6 +216,7 @@ fn in_a_storm_nobody_is_left_on_a_route_that_is_gone_and_nobody_else_is_closed()
                         // Refused as long as its route is not there; whatever it hears then is an end.
                         if client.read_exact(&mut vec![0; hello.len()]).is_ok() {
                             clients.push(client);
+                            admitted.fetch_add(1, Ordering::Relaxed);
                         } else {
                             refused.fetch_add(1, Ordering::Relaxed);
                         }
@@ -230,6 +232,9 @@ fn in_a_storm_nobody_is_left_on_a_route_that_is_gone_and_nobody_else_is_closed()
         for change in 0..CHANGES {
             gate.reload(&with(if change.is_multiple_of(2) { &[B] } else { &[A, B] })).unwrap();
         }
+        gate.reload(&with(&[A, B])).unwrap();
+        let before = admitted.load(Ordering::Relaxed);
+        wait_until("some are led", || admitted.load(Ordering::Relaxed) > before + 10);
         gate.reload(&with(&[B])).unwrap();
         let before = refused.load(Ordering::Relaxed);
         wait_until("all are refused", || refused.load(Ordering::Relaxed) > before + 10);

@@ -21,7 +21,8 @@ fn a_signal_ends_every_connection_and_then_the_process() {
         let mut undecided = tcp::connect(gate.address());
         tcp::write_in_pieces(&mut undecided, [&hello("a.test")[..20]]).unwrap();
 
-        assert_eq!(gate.stop(signal).code(), Some(3), "{:?}", gate.lines.all());
+        // A client whose bytes have just moved counts as cut, and on a slow machine that may be a while ago.
+        assert!(matches!(gate.stop(signal).code(), Some(0 | 3)), "{:?}", gate.lines.all());
         assert_eq!(tcp::read_to_end(&mut relayed), (Vec::new(), End::Eof));
         assert_eq!(tcp::read_to_end(&mut undecided), (Vec::new(), End::Eof));
         assert_eq!(upstream.visit(0).wait_for_end(), End::Eof);

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -83,10 +83,6 @@ fn is_served(address: SocketAddr) {
     assert_eq!(tcp::read_to_end(&mut client), (b"answer".to_vec(), End::Eof));
 }
 
-fn local(port: u16) -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, port).into()
-}
-
 /// What starts a gate with these listening sockets, once somebody connects to one of them.
 fn launcher(sockets: &[(&str, SocketAddr)]) -> Option<Command> {
     let mut launcher = Command::new(tools::require("systemd-socket-activate")?);
@@ -109,7 +105,7 @@ fn listening(listeners: &[(&str, SocketAddr)], upstream: SocketAddr) -> String {
 
 #[test]
 fn sockets_that_are_given_are_accepted_from_by_the_listeners_with_their_names() {
-    let [one, two, own] = [(); 3].map(|()| local(tcp::free_port()));
+    let [one, two, own] = [(); 3].map(|()| tcp::free_address());
     let Some(mut launcher) = launcher(&[("two", two), ("one", one)]) else { return };
     let upstream = answering();
     let yaml = listening(&[("one", one), ("two", two), ("own", own)], upstream.address());
@@ -136,7 +132,7 @@ fn sockets_that_are_given_are_accepted_from_by_the_listeners_with_their_names() 
 #[test]
 fn sockets_that_nobody_wants_are_a_mistake_with_a_remedy() {
     let upstream = answering();
-    let [given, other] = [(); 2].map(|()| local(tcp::free_port()));
+    let [given, other] = [(); 2].map(|()| tcp::free_address());
     for (name, address, told) in [
         (
             "nobody",

@@ -59,9 +59,8 @@ fn thousands_of_connections_outlive_a_thousand_reloads() {
     let room = limit.maximum.unwrap_or(u64::MAX).saturating_sub(RESERVE) / 2;
     let upstream = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let new = [Upstream::echo(), Upstream::echo()];
-    let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
     let moving = new.each_ref().map(Upstream::address);
-    let places = Places { gate: free, held: upstream.local_addr().unwrap(), moving };
+    let places = Places { gate: tcp::free_address(), held: upstream.local_addr().unwrap(), moving };
     let gate = GateProcess::start(&places.configuration(0));
     let at_rest = sockets(gate.pid());
 

@@ -27,7 +27,7 @@ struct Stage {
 
 impl Stage {
     fn new() -> Self {
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, tcp::free_port()));
+        let address = tcp::free_address();
         Self { upstream: Upstream::echo(), address, folder: tempfile::tempdir().unwrap() }
     }
 
@@ -161,7 +161,7 @@ fn a_new_process_that_fails_changes_nothing() {
 fn who_asks_a_gate_about_itself_asks_the_newer_one_from_then_on() {
     let sandbox = if getuid().is_root() { "user: nobody\nsandbox: require" } else { "sandbox: require" };
     let stage = Stage::new();
-    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, tcp::free_port()));
+    let address = tcp::free_address();
     let local = stage.folder.path().join("admin.sock");
     for admin in [address.to_string(), format!("unix:{}", local.display())] {
         let is_ready = || match admin.starts_with("unix:") {
@@ -246,7 +246,7 @@ fn what_a_killed_process_left_is_no_obstacle() {
 #[test]
 fn listeners_come_and_go_with_an_upgrade() {
     let stage = Stage::new();
-    let other = SocketAddr::from((Ipv4Addr::LOCALHOST, tcp::free_port()));
+    let other = tcp::free_address();
     let more = format!(", {{ address: '{other}', name: more }}");
     let mut gate = GateProcess::start(&stage.yaml("", ""));
     for (listeners, listens) in [(&*more, true), ("", false)] {

@@ -7,7 +7,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use std::{fs, io, thread};
+use std::{fs, io, process, thread};
 
 /// How the other side ended what it sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -266,9 +266,11 @@ impl Unanswering {
     }
 }
 
-/// A port that was free a moment ago.
-pub fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+/// An address on which nobody listened a moment ago, and nobody else will: other processes, and those who let the kernel
+/// choose a port of 127.0.0.1, listen elsewhere.
+pub fn free_address() -> SocketAddr {
+    let [.., high, low] = process::id().to_be_bytes();
+    TcpListener::bind((Ipv4Addr::new(127, 79, high, low), 0)).unwrap().local_addr().unwrap()
 }
 
 /// A client socket, blocking, with TCP_NODELAY and a read deadline.
