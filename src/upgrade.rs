@@ -7,9 +7,10 @@
 
 mod peer;
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::future::pending;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +18,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::sync::oneshot;
 
@@ -26,6 +29,10 @@ pub use peer::UpgradeError;
 
 /// The pause after the kernel could not accept for want of something.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// Whoever has the lock keeps it for microseconds.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// The way to the process before this one, if there is one, and to the one that comes after.
 #[derive(Debug)]
@@ -41,10 +48,14 @@ impl Upgrade {
     /// # Errors
     /// When there is a process and it gives nothing, or the path is of no use. Nothing has changed then.
     pub fn begin(path: &Path) -> Result<(Self, Vec<Taken>), UpgradeError> {
-        Ok(match Peer::take(path)? {
-            Some((before, taken, here)) => (Self { here, before: Some(before) }, taken),
-            None => (Self { here: listen(path)?, before: None }, Vec::new()),
-        })
+        // Of two that are the first at the same moment one is, and the other comes after it.
+        let first = alone_at(path);
+        if let Some(there) = Peer::at(path)? {
+            drop(first);
+            let (before, taken, here) = Peer::take(there)?;
+            return Ok((Self { here, before: Some(before) }, taken));
+        }
+        Ok((Self { here: listen(path)?, before: None }, Vec::new()))
     }
 
     /// Tells the process before, if there is one, that this one accepts: then that one goes. Returns its version.
@@ -132,6 +143,21 @@ impl Drop for Starting<'_> {
     }
 }
 
+/// Waits until no other process looks whether there is one at `path`, or becomes it; for as long as the lock is kept this one
+/// is alone. Anybody who can see the folder could keep its lock: then it goes without.
+fn alone_at(path: &Path) -> Option<OwnedFd> {
+    // Of a bare name the parent is an empty path.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = OwnedFd::from(File::open(folder).ok()?);
+    for _ in 0..LOCK_TRIES {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
+            result => return result.ok().map(|()| folder),
+        }
+    }
+    None
+}
+
 /// Listens at `path`. What a process that is gone has left there makes way.
 fn listen(path: &Path) -> Result<Socket, UpgradeError> {
     if fs::symlink_metadata(path).is_ok_and(|there| !there.file_type().is_socket()) {
@@ -200,6 +226,32 @@ mod tests {
         assert!(taken.is_empty() && upgrade.replace().unwrap().is_some());
         second.accepts.blocking_recv().unwrap();
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
+    }
+
+    #[test]
+    fn of_those_that_start_at_the_same_moment_one_is_the_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("upgrade.sock");
+        for _ in 0..50 {
+            let begun = thread::scope(|scope| {
+                let begin = || {
+                    let (mut upgrade, _) = Upgrade::begin(&path).unwrap();
+                    let is_first = upgrade.before.is_none();
+                    upgrade.replace().unwrap();
+                    (is_first, upgrade.wait_for_next(Vec::new).unwrap())
+                };
+                let starting = [scope.spawn(begin), scope.spawn(begin), scope.spawn(begin)];
+                starting.map(|one| one.join().unwrap())
+            });
+            assert_eq!(begun.iter().filter(|(is_first, _)| *is_first).count(), 1);
+            // What is left of them is stale.
+            fs::remove_file(&path).unwrap();
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        }
+        // Whoever keeps the lock keeps nobody from starting.
+        let folder = File::open(folder.path()).unwrap();
+        flock(&folder, FlockOperation::LockExclusive).unwrap();
+        assert!(Upgrade::begin(&path).unwrap().0.before.is_none());
     }
 
     #[test]

@@ -131,21 +131,28 @@ impl Peer {
         Ok(self.say("leaving", &[])?)
     }
 
-    /// Takes the sockets from the process that listens at `path`, and the one by which it does. `None`: there is no such
-    /// process.
+    /// A connection to the process that listens at `path`; `None`: there is no such process.
     ///
     /// # Errors
-    /// When there is one and it does not hand them over.
-    pub(super) fn take(path: &Path) -> Result<Option<(Self, Vec<Taken>, Socket)>, UpgradeError> {
+    /// When it cannot be told.
+    pub(super) fn at(path: &Path) -> Result<Option<Socket>, UpgradeError> {
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
         socket.set_write_timeout(Some(PATIENCE))?;
         match socket.connect(&SockAddr::unix(path)?) {
+            Ok(()) => Ok(Some(socket)),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
-                return Ok(None);
+                Ok(None)
             }
-            result => result?,
+            Err(error) => Err(error.into()),
         }
-        let mut peer = Self::meet(socket)?;
+    }
+
+    /// Takes the listening sockets from the process there, and the one by which it is found.
+    ///
+    /// # Errors
+    /// When it does not hand them over.
+    pub(super) fn take(there: Socket) -> Result<(Self, Vec<Taken>, Socket), UpgradeError> {
+        let mut peer = Self::meet(there)?;
         peer.say(&greets(), &[])?;
         let greeting = peer.hear(&mut Vec::new())?;
         let (version, count) = understand(&greeting)?;
@@ -164,7 +171,7 @@ impl Peer {
         let mut here = Vec::new();
         let heard = peer.hear(&mut here)?;
         match here.pop().filter(|_| heard == "here") {
-            Some(here) => Ok(Some((peer, taken, here.into()))),
+            Some(here) => Ok((peer, taken, here.into())),
             None => Err(UpgradeError::Unexpected { expected: "its own socket", heard }),
         }
     }
