@@ -1,7 +1,9 @@
 //! `snigate run`: the gate itself, until it is told to stop.
 
+mod changes;
 mod leave;
 mod neighbours;
+mod signals;
 
 use std::io;
 use std::path::PathBuf;
@@ -12,10 +14,8 @@ use std::time::Duration;
 use anyhow::Context;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::mpsc::unbounded_channel;
 use tokio::task::AbortHandle;
-use tokio::time::interval;
 use tracing::Level;
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::filter::Targets;
@@ -23,17 +23,16 @@ use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-use crate::admin::{self, Asked, Guard, Known, Socket};
+use crate::admin::{self, Guard, Known, Socket};
 use crate::config::files::FileWatch;
 use crate::config::{Config, Log, LogFormat};
 use crate::observe::access_log::AccessLog;
 use crate::observe::lines::Lines;
 use crate::power;
 use crate::server::{ConfigFile, Server};
+use changes::{Changes, News};
 use neighbours::Neighbours;
-
-/// How often it is looked whether the configuration file has become another one; it must have stood still in between.
-const LOOK: Duration = Duration::from_secs(1);
+use signals::{Signals, Told};
 
 /// Run the gate until SIGTERM or SIGINT
 ///
@@ -53,6 +52,8 @@ pub struct Args {
 /// # Errors
 /// When the configuration is wrong, an address cannot be bound, or the process lacks what it needs to start.
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    // From before it is read: what is written to it while this process starts is another one.
+    let watch = FileWatch::new(&args.config);
     let config = Config::load(&args.config)?;
     let mut neighbours = Neighbours::meet(&config)?;
     let socket = match config.admin.as_ref().and_then(|admin| neighbours.take_admin_socket(admin)) {
@@ -69,7 +70,8 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let messages = start_messages(&config.log)?;
     given_up.log();
-    let code = serve(&config, socket, ConfigFile::new(&args.config, given_up), &messages, neighbours);
+    let file = ConfigFile::new(&args.config, given_up);
+    let code = serve(&config, socket, file, watch, &messages, neighbours);
     messages.flush();
     code
 }
@@ -78,6 +80,7 @@ fn serve(
     config: &Config,
     socket: Option<Socket>,
     file: ConfigFile,
+    watch: FileWatch,
     messages: &Lines,
     mut neighbours: Neighbours,
 ) -> anyhow::Result<ExitCode> {
@@ -116,7 +119,10 @@ fn serve(
     });
     let path = known.file.path().display();
     tracing::info!(version = env!("CARGO_PKG_VERSION"), workers = config.workers, config = %path, "ready");
-    let code = control.block_on(operate(server, known, asked, answering, neighbours, signals));
+    let code = control.block_on(async {
+        let changes = Changes::new(watch, asked);
+        operate(server, &known, changes, answering, neighbours, signals).await
+    });
     // Does not wait for the stop that a second signal cut short.
     control.shutdown_background();
     code
@@ -131,21 +137,18 @@ async fn answer(socket: Socket, guard: Guard, known: Arc<Known>) {
 /// Takes other configurations over until it is told to stop, and takes its leave then.
 async fn operate(
     server: Server,
-    known: Arc<Known>,
-    mut asked: UnboundedReceiver<Asked>,
+    known: &Arc<Known>,
+    mut changes: Changes,
     answering: Option<AbortHandle>,
     mut neighbours: Neighbours,
     mut signals: Signals,
 ) -> anyhow::Result<ExitCode> {
-    let mut watch = FileWatch::new(known.file.path());
-    let mut looks = interval(LOOK);
-    let (mut change, mut askers) = (None, Vec::new());
     let mut grace = None;
     let cause = loop {
         tokio::select! {
             told = signals.next() => match told {
                 Told::Stop(signal) => break signal.to_owned(),
-                Told::Reload => change = Some("SIGHUP"),
+                Told::Reload => changes.want("SIGHUP"),
             },
             version = neighbours.replaced() => {
                 // Who comes is served by the newer one: there is nobody to wait for who has yet to notice.
@@ -154,62 +157,22 @@ async fn operate(
                 answering.iter().for_each(AbortHandle::abort);
                 break format!("snigate {version} has taken its place");
             }
-            Some(asker) = asked.recv() => {
-                askers.push(asker);
-                change = Some("asked for by the admin server");
-            }
-            _ = looks.tick() => change = change.or(watch.has_changed().then_some("the file has changed")),
+            news = changes.next() => match news {
+                News::Wanted => {}
+                News::Ended { in_force } => neighbours.reload_ends(in_force),
+            },
         }
         // Where a newer process is starting it waits, and is tried again at the next look.
-        if let Some(change) = change.take_if(|_| !neighbours.is_being_replaced()) {
+        if !neighbours.is_being_replaced() && changes.begin(known, server.orders()) {
             neighbours.reload_begins();
-            let outcome = known.file.take_over(server.orders(), change).await;
-            neighbours.reload_ends(outcome.is_ok());
-            // Who asked may have gone.
-            askers.drain(..).for_each(|asker| drop(asker.send(outcome.clone())));
         }
     };
+    // Who asks for another configuration from now on hears that it is too late.
+    drop(changes);
     neighbours.stop_begins(&cause);
     let mut times = known.view.current.load().config.drain;
     times.grace = grace.unwrap_or(times.grace);
     leave::leave(server, &cause, &times, &mut signals).await
-}
-
-/// What a signal says.
-enum Told {
-    Stop(&'static str),
-    Reload,
-}
-
-/// The signals that a gate heeds.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-    hang_up: Signal,
-}
-
-impl Signals {
-    fn install() -> io::Result<Self> {
-        let [terminate, interrupt, hang_up] = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()];
-        Ok(Self { terminate: signal(terminate)?, interrupt: signal(interrupt)?, hang_up: signal(hang_up)? })
-    }
-
-    async fn next(&mut self) -> Told {
-        tokio::select! {
-            _ = self.terminate.recv() => Told::Stop("SIGTERM"),
-            _ = self.interrupt.recv() => Told::Stop("SIGINT"),
-            _ = self.hang_up.recv() => Told::Reload,
-        }
-    }
-
-    /// Waits for one that says to stop.
-    async fn stop(&mut self) -> &'static str {
-        loop {
-            if let Told::Stop(signal) = self.next().await {
-                return signal;
-            }
-        }
-    }
 }
 
 /// Starts the program's own log, written by a thread so that a slow standard error holds nobody up.

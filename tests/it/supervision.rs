@@ -1,7 +1,7 @@
 //! A gate that a service manager started: it accepts from the sockets that it was given, and says how it is.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,6 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::process::{Signal, getuid};
 use snigate::config::Config;
@@ -210,8 +211,30 @@ fn thread_of(process: u32, name: &str) -> Pid {
     Pid::from_raw(numbers.find(is_it).unwrap().parse().unwrap())
 }
 
-/// A thread that stands still. It is let go also when a test fails: its process could not end otherwise.
+/// A thread that stands still, as a debugger has it, while the others go on. It is let go also when a test fails: its
+/// process could not end otherwise.
 struct Stopped(Pid);
+
+impl Stopped {
+    /// Stops this thread, and waits until that is told. `None`, said aloud, where it is not possible.
+    fn at(gate: &GateProcess, name: &str) -> Option<Self> {
+        let thread = thread_of(gate.pid(), name);
+        if let Err(error) = ptrace::seize(thread, ptrace::Options::empty()) {
+            tools::skip(&format!("no thread can be stopped here: {error}"));
+            return None;
+        }
+        let stopped = Self(thread);
+        ptrace::interrupt(thread).unwrap();
+        let stuck = format!("\"threads\":\"{name}\"");
+        gate.lines.wait("who is stuck", |line| line.contains(&stuck) && line.contains("does not get to its work"));
+        Some(stopped)
+    }
+
+    /// Waits until it was ended where it stands. Its process is not gone before it is known here.
+    fn wait_for_end(&self) {
+        while !matches!(waitpid(self.0, Some(WaitPidFlag::__WALL)).unwrap(), WaitStatus::Exited(..)) {}
+    }
+}
 
 impl Drop for Stopped {
     fn drop(&mut self) {
@@ -226,18 +249,32 @@ fn the_watchdog_is_told_nothing_while_one_thread_is_stuck() {
     let gate = GateProcess::start_by(&mut supervisor.starter(WATCHDOG), &yaml);
     for name in ["worker-1", "control"] {
         supervisor.wait_for("WATCHDOG=1");
-        // As a debugger does: this thread stands still, and the others go on.
-        let thread = thread_of(gate.pid(), name);
-        if let Err(error) = ptrace::seize(thread, ptrace::Options::empty()) {
-            return tools::skip(&format!("no thread can be stopped here: {error}"));
-        }
-        let stopped = Stopped(thread);
-        ptrace::interrupt(thread).unwrap();
-        let stuck = format!("\"threads\":\"{name}\"");
-        gate.lines.wait("who is stuck", |line| line.contains(&stuck) && line.contains("does not get to its work"));
+        let Some(stopped) = Stopped::at(&gate, name) else { return };
         supervisor.wait_for_silence(2 * WATCHDOG);
         drop(stopped);
         supervisor.wait_for("WATCHDOG=1");
         gate.lines.wait("that it goes on", |line| line.contains("every thread gets to its work again"));
+    }
+}
+
+#[test]
+fn a_thread_that_is_stuck_keeps_neither_a_signal_nor_the_end_waiting() {
+    let (upstream, hello) = (Upstream::echo(), hello("a.test"));
+    let yaml = routing([("a.test", upstream.address())]);
+    let yaml = format!("{yaml}workers: 1\ndrain: {{ grace: 0s, spread: 0s, deadline: 1s }}\n{}", powerless());
+    for (name, code) in [("worker-0", 3), ("control", 0)] {
+        let supervisor = Supervisor::new();
+        let mut gate = GateProcess::start_by(&mut supervisor.starter(WATCHDOG), &yaml);
+        let mut client = TcpStream::connect(gate.address()).unwrap();
+        client.write_all(&hello).unwrap();
+        client.read_exact(&mut vec![0; hello.len()]).unwrap();
+        let Some(stopped) = Stopped::at(&gate, name) else { return };
+        // A reload has to wait for the control thread.
+        gate.signal(Signal::HUP);
+        supervisor.wait_for("RELOADING=1");
+        gate.signal(Signal::TERM);
+        gate.lines.wait("that it ends", |line| line.contains("a thread does not end: stopped without it"));
+        stopped.wait_for_end();
+        assert_eq!(gate.wait().code(), Some(code), "{:?}", gate.lines.all());
     }
 }

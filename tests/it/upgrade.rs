@@ -258,3 +258,26 @@ fn listeners_come_and_go_with_an_upgrade() {
         wait_until("as configured", || TcpStream::connect(other).is_ok() == listens);
     }
 }
+
+#[test]
+fn what_is_written_while_a_new_process_starts_is_taken_over() {
+    let stage = Stage::new();
+    let mut gate = GateProcess::start(&stage.yaml("", ""));
+    // Where the socket was bound: it was renamed to its path later.
+    let folder = format!("{}/", stage.folder.path().display());
+    // The old process keeps the new one waiting, which has read its configuration already.
+    gate.signal(Signal::STOP);
+    let next = thread::scope(|scope| {
+        let next = scope.spawn(|| gate.start_next());
+        wait_until("the new process has come", || {
+            let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+            sockets.lines().filter(|line| line.contains(&folder)).count() == 2
+        });
+        fs::write(gate.config(), stage.yaml("", "").replace("spread: 1s", "spread: 2s")).unwrap();
+        gate.signal(Signal::CONT);
+        next.join().unwrap()
+    });
+    next.lines.wait("it is taken over", |line| line.contains("`drain` changed"));
+    assert_eq!(gate.wait().code(), Some(0), "{:?}", gate.lines.all());
+    stage.client().unwrap();
+}
