@@ -33,7 +33,7 @@ mod values;
 mod warnings;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -160,6 +160,8 @@ pub struct Upstream {
     pub max_connecting: NonZeroUsize,
     /// How long sent bytes may stay unacknowledged; zero leaves it to the kernel.
     pub user_timeout: Duration,
+    /// The addresses of this host that connections come from, in turn; none leaves it to the kernel.
+    pub source_addresses: Vec<IpAddr>,
     /// The PROXY header that endpoints get before the client's own bytes.
     pub proxy_protocol: Option<Version>,
     /// What becomes of connections to an endpoint that its name no longer leads to.

@@ -158,6 +158,9 @@ pub(super) fn write_upstream(f: &mut dyn Write, upstream: &Upstream) -> fmt::Res
     writeln!(f, "    attempts: {}", upstream.attempts)?;
     writeln!(f, "    max_connecting: {}", upstream.max_connecting)?;
     writeln!(f, "    user_timeout: {}", Span(upstream.user_timeout))?;
+    if !upstream.source_addresses.is_empty() {
+        writeln!(f, "    source_addresses: {}", list(&upstream.source_addresses))?;
+    }
     writeln!(f, "    proxy_protocol: {}", word(&ANNOUNCED, &upstream.proxy_protocol))?;
     writeln!(f, "    on_removed: {}", word(&ESTABLISHED, &upstream.on_removed))?;
     match &upstream.health_check {

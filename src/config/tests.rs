@@ -170,8 +170,8 @@ fn keys_are_known_and_given_once() {
         (
             with_upstream_key("sticky: true"),
             &["upstreams.u.sticky: unknown key; known here: `endpoints`, `balance`, `slow_start`, `connect_timeout`, \
-                   `attempts`, `max_connecting`, `user_timeout`, `proxy_protocol`, `on_removed`, \
-                   `health_check`, `on_unhealthy`"],
+                   `attempts`, `max_connecting`, `user_timeout`, `source_addresses`, `proxy_protocol`, \
+                   `on_removed`, `health_check`, `on_unhealthy`"],
         ),
         (
             with_endpoints("{ adress: 'a:1' }"),
@@ -280,6 +280,20 @@ fn durations_and_sizes_carry_units() {
         (
             with_upstream_key("slow_start: 2h"),
             &["upstreams.u.slow_start: \"2h\" is not within 10ms to 1h (0 turns it off)"],
+        ),
+        (
+            with_upstream_key("source_addresses: [10.0.0.8, '10.0.0.9:0', '::', '::ffff:10.0.0.8']"),
+            &[
+                "upstreams.u.source_addresses[1]: \"10.0.0.9:0\" is no address to connect from: write an IP address of this \
+                 host, such as `10.0.0.8`, without a port",
+                "upstreams.u.source_addresses[2]: \"::\" is no address to connect from: write an IP address of this host, \
+                 such as `10.0.0.8`, without a port",
+                "upstreams.u.source_addresses[3]: `10.0.0.8` is listed twice",
+            ],
+        ),
+        (
+            with_upstream_key("source_addresses: []"),
+            &["upstreams.u.source_addresses: is an empty list: leave it out for the address that the kernel chooses"],
         ),
         (
             with_upstream_key("user_timeout: -1"),
@@ -726,6 +740,7 @@ upstreams:
     balance: random
     slow_start: 0
     max_connecting: 9
+    source_addresses: ['2001:DB8::8', 10.0.0.8]
     on_removed: close
 on_route_change: close
 dns: { servers: ['10.0.0.2:8600', 10.0.0.3, '[2001:db8::1]:53', '2001:db8::2'] }
@@ -751,6 +766,8 @@ upgrade_socket: /run/snigate/upgrade.sock
     assert_eq!(config.upstreams[0].user_timeout, Duration::ZERO);
     let b = &config.upstreams[1];
     assert_eq!((b.balance, b.slow_start, b.max_connecting.get()), (Balance::Random, Duration::ZERO, 9));
+    let sources: Vec<String> = b.source_addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(sources, ["2001:db8::8", "10.0.0.8"]);
     let [_, backup, consul] = &config.upstreams[1].endpoints[..] else { panic!("three endpoints") };
     assert_eq!(backup.address, EndpointAddress::Service("_api._tcp.example.".into()));
     assert_eq!((backup.backup, consul.backup), (true, false));
@@ -916,6 +933,7 @@ fn the_effective_configuration_parses_back_to_itself() {
         assert_prints_back(&with_upstream_key(&format!("balance: {balance}, slow_start: 90s, max_connecting: 7")));
     }
     assert_prints_back(&with_upstream_key("slow_start: 0"));
+    assert_prints_back(&with_upstream_key("source_addresses: [10.0.0.8, '2001:db8::8']"));
     assert_prints_back(&with_upstreams(
         "{ u: { endpoints: [{ address: '[::1]:1', weight: 3, backup: true }, a.example.:2], user_timeout: 0 }, \
            'null': { endpoints: [a:1, { srv: _api._tcp.example, backup: true }], on_removed: close } }",

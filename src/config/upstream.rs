@@ -1,10 +1,11 @@
 //! `upstreams`: endpoints, and how they are chosen among and reached.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
-use super::document::{DAY, MINUTE, SHORTEST, some_items};
+use super::document::{DAY, MINUTE, SHORTEST, each_once, some_items};
 use super::section::{Node, Section};
 use super::{Balance, Endpoint, EndpointAddress, Established, Upstream, health_check, proxy_protocol, values};
 
@@ -30,6 +31,7 @@ pub(super) fn read(name: &str, node: &Node<'_>) -> Upstream {
         attempts: keys.value("attempts", NonZeroUsize::MIN.saturating_add(2), values::count(10)),
         max_connecting: keys.value("max_connecting", MAX_CONNECTING, values::count(65_536)),
         user_timeout: keys.value("user_timeout", 2 * MINUTE, values::duration_or_off(SHORTEST, DAY)),
+        source_addresses: source_addresses(keys),
         proxy_protocol: keys.value("proxy_protocol", None, values::keyword(&proxy_protocol::ANNOUNCED)),
         on_removed: keys.value("on_removed", Established::Keep, values::keyword(&ESTABLISHED)),
         health_check: keys.optional("health_check").and_then(|node| health_check::read(&node)),
@@ -45,11 +47,18 @@ pub(super) fn read(name: &str, node: &Node<'_>) -> Upstream {
         attempts: NonZeroUsize::MIN,
         max_connecting: NonZeroUsize::MIN,
         user_timeout: Duration::ZERO,
+        source_addresses: Vec::new(),
         proxy_protocol: None,
         on_removed: Established::Keep,
         health_check: None,
         on_unhealthy: Established::Keep,
     })
+}
+
+fn source_addresses(keys: &mut Section<'_>) -> Vec<IpAddr> {
+    let Some(node) = keys.optional("source_addresses") else { return Vec::new() };
+    let nodes = node.some_items("leave it out for the address that the kernel chooses");
+    each_once(&nodes, values::source_address)
 }
 
 fn endpoints(keys: &mut Section<'_>) -> Vec<Endpoint> {

@@ -255,6 +255,15 @@ fn is_connectable(address: IpAddr) -> bool {
     !address.is_unspecified() && !address.is_multicast()
 }
 
+/// An address of this host to connect from.
+pub(super) fn source_address(value: &Value) -> Result<IpAddr, String> {
+    let text = text(value)?;
+    let address = text.parse::<IpAddr>().ok().filter(|address| is_connectable(*address));
+    address.map(|address| address.to_canonical()).ok_or_else(|| {
+        format!("{text:?} is no address to connect from: write an IP address of this host, such as `10.0.0.8`, without a port")
+    })
+}
+
 /// The name of SRV records.
 pub(super) fn service(value: &Value) -> Result<EndpointAddress, String> {
     let text = text(value)?;

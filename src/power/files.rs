@@ -193,16 +193,22 @@ impl Ports {
             AdminAddress::Tcp(address) => Some(address.port()),
             AdminAddress::Unix(_) => None,
         });
+        // The kernel is to choose the port.
+        let from_address = config.upstreams.iter().any(|upstream| !upstream.source_addresses.is_empty()).then_some(0);
+        let listeners = config.listeners.iter().map(|listener| listener.address.socket_addr().port());
         let resolv_conf = config.dns.servers.is_empty().then_some(53);
         Self {
-            bind: config.listeners.iter().map(|listener| listener.address.socket_addr().port()).chain(admin).collect(),
+            bind: listeners.chain(admin).chain(from_address).collect(),
             connect: endpoints.filter_map(|one| of_endpoint(&one.address)).chain(dns).chain(resolv_conf).collect(),
         }
     }
 
     /// Those of `wanted` that are not among these, for people.
     pub(super) fn lacking(&self, wanted: &Self) -> Vec<String> {
-        let listened = wanted.bind.difference(&self.bind).map(|port| format!("port {port} of a listener"));
+        let listened = wanted.bind.difference(&self.bind).map(|port| match port {
+            0 => "any port, as `source_addresses` need it".to_owned(),
+            port => format!("port {port} of a listener"),
+        });
         let connected =
             wanted.connect.difference(&self.connect).map(|port| format!("port {port} of an endpoint or of DNS"));
         listened.chain(connected).collect()

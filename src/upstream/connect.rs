@@ -6,11 +6,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::choice::Lack;
+use super::sources::{CannotBegin, Sources};
 use super::{Endpoint, Lease, Upstream};
 use crate::outcome::{Fault, Reason};
 
@@ -165,7 +166,7 @@ async fn reach(
     first_words: &[u8],
 ) -> Result<Connection, ConnectError> {
     let lease = Lease::take(&endpoint);
-    match connect_to(endpoint.address, until, first_words).await {
+    match connect_to(&upstream.sources, endpoint.address, until, first_words).await {
         Ok(Established { socket, address, sent }) => {
             upstream.note_success(&endpoint);
             Ok(Connection { socket, address, sent, user_timeout: upstream.user_timeout, lease })
@@ -190,13 +191,17 @@ struct Established {
     sent: usize,
 }
 
-async fn connect_to(address: SocketAddr, end: Instant, first_words: &[u8]) -> Result<Established, ConnectError> {
+async fn connect_to(
+    sources: &Sources,
+    address: SocketAddr,
+    end: Instant,
+    first_words: &[u8],
+) -> Result<Established, ConnectError> {
     let failed = |source| ConnectError::Failed { address, source };
-    let socket = open(address).map_err(ConnectError::NoSocket)?;
-    match socket.connect(&address.into()) {
-        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(failed(error)),
-        Ok(()) | Err(_) => {}
-    }
+    let socket = sources.begin(address).map_err(|error| match error {
+        CannotBegin::Open(error) => ConnectError::NoSocket(error),
+        CannotBegin::Connect(error) => failed(error),
+    })?;
     // Within a host the handshake is over by now, and a socket that can send needs no further look: a fourteenth of what
     // a short connection costs. Elsewhere the answer is "not yet".
     // Registered before: nothing may fail once it has sent.
@@ -212,15 +217,9 @@ async fn connect_to(address: SocketAddr, end: Instant, first_words: &[u8]) -> Re
 }
 
 /// A socket whose handshake is over becomes writable, whether it went well or not.
-async fn established(socket: &TcpStream) -> io::Result<()> {
+pub(super) async fn established(socket: &TcpStream) -> io::Result<()> {
     socket.writable().await?;
     socket.take_error()?.map_or(Ok(()), Err)
-}
-
-fn open(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
-    socket.set_tcp_nodelay(true)?;
-    Ok(socket)
 }
 
 /// How long an endpoint may leave bytes unacknowledged; for as long as the kernel likes if zero. Every idle connection
@@ -263,6 +262,7 @@ mod tests {
     use super::super::{Keeper, Place};
     use super::*;
     use crate::config::{Balance, Config};
+    use socket2::{Domain, Socket, Type};
     use std::io::Read;
     use std::net::{Ipv4Addr, TcpListener};
 
@@ -375,7 +375,7 @@ mod tests {
         let end = Instant::now() + Duration::from_secs(30);
         // A busy kernel may leave even a loopback handshake for later: then nothing is sent yet.
         for _ in 0..100 {
-            let reached = connect_to(listener.local_addr().unwrap(), end, b"words").await.unwrap();
+            let reached = connect_to(&Sources::default(), listener.local_addr().unwrap(), end, b"words").await.unwrap();
             let mut heard = Vec::new();
             let mut accepted = listener.accept().unwrap().0;
             let sent = reached.sent;
@@ -393,7 +393,8 @@ mod tests {
     async fn a_socket_asks_after_a_silent_peer_when_told_to() {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let end = Instant::now() + Duration::from_secs(30);
-        let Established { socket, .. } = connect_to(listener.local_addr().unwrap(), end, b"").await.unwrap();
+        let Established { socket, .. } =
+            connect_to(&Sources::default(), listener.local_addr().unwrap(), end, b"").await.unwrap();
         let options = SockRef::from(&socket);
         assert!(options.tcp_nodelay().unwrap());
         assert!(!options.keepalive().unwrap());
@@ -409,7 +410,8 @@ mod tests {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let end = Instant::now() + Duration::from_secs(30);
         for (seconds, under_way, nothing_under_way) in [(120, 120, 30), (30, 30, 30), (2, 2, 2), (0, 0, 0)] {
-            let Established { socket, .. } = connect_to(listener.local_addr().unwrap(), end, b"").await.unwrap();
+            let Established { socket, .. } =
+                connect_to(&Sources::default(), listener.local_addr().unwrap(), end, b"").await.unwrap();
             for (nothing, expected) in [(false, under_way), (true, nothing_under_way), (false, under_way)] {
                 limit_silence(&socket, Duration::from_secs(seconds).into(), nothing);
                 let limit = SockRef::from(&socket).tcp_user_timeout().unwrap().unwrap_or_default();

@@ -14,6 +14,7 @@ mod keeper;
 pub mod names;
 pub mod probe;
 mod roster;
+mod sources;
 mod watching;
 
 use std::net::{IpAddr, SocketAddr};
@@ -33,6 +34,7 @@ pub use connect::{ConnectError, Connection, UserTimeout, connect, keep_alive, li
 pub use endpoint::{Endpoint, Lease};
 pub use keeper::{Keeper, Running};
 use roster::News;
+use sources::Sources;
 
 use crate::config;
 
@@ -53,6 +55,7 @@ pub struct Upstream {
     max_connecting: usize,
     waiting: AtomicUsize,
     max_waiting: usize,
+    sources: Sources,
     connect_timeout: Duration,
     attempts: usize,
     user_timeout: UserTimeout,
@@ -71,6 +74,7 @@ impl Upstream {
             max_connecting: config.max_connecting.get(),
             waiting: AtomicUsize::new(0),
             max_waiting: config.max_connecting.get() * WAITING_FOR_EACH,
+            sources: Sources::new(&config.source_addresses),
             connect_timeout: config.connect_timeout,
             attempts: config.attempts.get(),
             user_timeout: config.user_timeout.into(),

@@ -10,7 +10,7 @@ mod tls;
 mod watch;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::client::TlsStream;
 
+use super::connect::established;
+use super::sources::Sources;
 use crate::config::{HealthCheck, HttpQuestion, Question};
 use crate::proxy_protocol::Version;
 use credentials::{Credentials, Loaded};
@@ -40,26 +42,29 @@ pub struct Prober {
     check: HealthCheck,
     credentials: Option<Credentials>,
     announced: Option<Version>,
+    sources: Sources,
     /// What is offered by ALPN.
     protocols: &'static [&'static [u8]],
 }
 
 impl Prober {
-    /// For one `health_check`, of endpoints that expect this PROXY header: it will say that a probe is our own connection
-    /// and no client's. Files are read at the first probe, and again when they change.
-    pub fn new(check: &HealthCheck, announced: Option<Version>) -> Arc<Self> {
+    /// For one `health_check`, from these of our addresses, of endpoints that expect this PROXY header: it will say that a
+    /// probe is our own connection and no client's. Files are read at the first probe, and again when they change.
+    pub fn new(check: &HealthCheck, announced: Option<Version>, source_addresses: &[IpAddr]) -> Arc<Self> {
         // Only who will speak HTTP says so: a service that speaks something else must not refuse the rest for it.
         let protocols: &[&[u8]] = if matches!(check.question, Question::Https(..)) { &[b"http/1.1"] } else { &[] };
-        Arc::new(Self::offering(protocols, check, announced))
+        let sources = Sources::new(source_addresses);
+        Arc::new(Self { announced, sources, ..Self::offering(protocols, check) })
     }
 
     /// As somebody who offers these protocols.
     pub fn like_a_client(protocols: &'static [&'static [u8]], check: &HealthCheck) -> Arc<Self> {
-        Arc::new(Self::offering(protocols, check, None))
+        Arc::new(Self::offering(protocols, check))
     }
 
-    fn offering(protocols: &'static [&'static [u8]], check: &HealthCheck, announced: Option<Version>) -> Self {
-        Self { check: check.clone(), credentials: check.tls().map(Credentials::new), announced, protocols }
+    fn offering(protocols: &'static [&'static [u8]], check: &HealthCheck) -> Self {
+        let (credentials, sources) = (check.tls().map(Credentials::new), Sources::default());
+        Self { check: check.clone(), credentials, announced: None, sources, protocols }
     }
 
     /// The probe of one endpoint.
@@ -191,13 +196,16 @@ impl Probe {
     }
 
     async fn connect(&self) -> Result<TcpStream, ProbeFailure> {
-        let mut socket = TcpStream::connect(self.address).await.map_err(ProbeFailure::Connect)?;
-        // Where the kernel refuses that, the probe takes a little longer.
-        let _ = socket.set_nodelay(true);
-        if let Some(version) = self.prober.announced {
-            socket.write_all(&version.header_of_our_own()).await.map_err(ProbeFailure::Connect)?;
-        }
-        Ok(socket)
+        let connected = async {
+            let socket = self.prober.sources.begin(self.address)?;
+            let mut socket = TcpStream::from_std(socket.into())?;
+            established(&socket).await?;
+            if let Some(version) = self.prober.announced {
+                socket.write_all(&version.header_of_our_own()).await?;
+            }
+            Ok(socket)
+        };
+        connected.await.map_err(ProbeFailure::Connect)
     }
 
     /// The name that is sent and verified; an address is verified but never sent.

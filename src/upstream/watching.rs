@@ -1,7 +1,7 @@
 //! The probes of one upstream: one watch an endpoint, begun and ended as endpoints come and go.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -27,6 +27,7 @@ pub(super) struct Watches {
     /// Without a `health_check` nobody is asked.
     check: Option<(HealthCheck, Arc<Prober>)>,
     announced: Option<Version>,
+    sources: Vec<IpAddr>,
     routes: Arc<RouteNames>,
     running: HashMap<SocketAddr, Watched>,
 }
@@ -42,8 +43,12 @@ impl Watches {
     pub(super) fn new(config: &config::Upstream, routes: RouteNames) -> Self {
         Self {
             upstream: Arc::clone(&config.name),
-            check: config.health_check.as_ref().map(|check| (check.clone(), Prober::new(check, config.proxy_protocol))),
+            check: config
+                .health_check
+                .as_ref()
+                .map(|check| (check.clone(), Prober::new(check, config.proxy_protocol, &config.source_addresses))),
             announced: config.proxy_protocol,
+            sources: config.source_addresses.clone(),
             routes: Arc::new(routes),
             running: HashMap::new(),
         }
@@ -51,8 +56,10 @@ impl Watches {
 
     /// From now on as configured so. Unless that changes nothing, all watches end; [`Watches::follow`] begins new ones.
     pub(super) fn change(&mut self, config: &config::Upstream, routes: RouteNames) {
-        let asked = (self.check.as_ref().map(|(check, _)| check), self.announced);
-        if asked != (config.health_check.as_ref(), config.proxy_protocol) || *self.routes != routes {
+        let asked = (self.check.as_ref().map(|(check, _)| check), self.announced, &self.sources);
+        if asked != (config.health_check.as_ref(), config.proxy_protocol, &config.source_addresses)
+            || *self.routes != routes
+        {
             self.running.drain().for_each(|(_, watched)| watched.task.abort());
             *self = Self::new(config, routes);
         }

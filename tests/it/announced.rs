@@ -221,7 +221,7 @@ fn check(text: &str) -> HealthCheck {
 }
 
 async fn ask(text: &str, version: Option<Version>, address: SocketAddr) -> Report {
-    Prober::new(&check(text), version).endpoint(address).run().await
+    Prober::new(&check(text), version, &[]).endpoint(address).run().await
 }
 
 #[tokio::test]

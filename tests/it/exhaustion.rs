@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -261,6 +261,42 @@ fn without_a_local_port_the_fault_is_ours_and_passes_with_the_first_that_ends() 
             client.write_all(b"still here").unwrap();
             assert_eq!(tcp::read_exactly(client, 10), b"still here");
         }
+    })
+    .join()
+    .unwrap();
+}
+
+#[test]
+fn every_source_address_has_all_ports_towards_every_endpoint() {
+    thread::spawn(|| {
+        let Some(_network) = FewPorts::enter() else { return };
+        let endpoints =
+            [6443, 6444].map(|port| Upstream::serve(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap(), echo));
+        let yaml = "
+listeners: [{ address: '127.0.0.1:7443', client_hello_timeout: 60s }]
+routes: [{ server_names: [a.test], upstream: up }]
+upstreams:
+  up:
+    endpoints: ['127.0.0.1:6443', '127.0.0.1:6444']
+    balance: round_robin
+    source_addresses: [127.0.0.8, 127.0.0.9]
+workers: 1
+user: nobody
+sandbox_ports: true";
+        let gate = GateProcess::start(yaml);
+        let client = |number: u8| tcp::connect_from(Ipv4Addr::new(127, 0, 1, 1 + number), gate.address());
+        let ports = u8::try_from(PORTS.1 - PORTS.0 + 1).unwrap();
+        let _held: Vec<_> = (0..4 * ports).map(|number| wait_to_be_served(|| client(number))).collect();
+        for endpoint in &endpoints {
+            let mut from: Vec<_> = endpoint.visits().iter().map(|visit| visit.peer.ip()).collect();
+            from.sort();
+            let expected = ["127.0.0.8", "127.0.0.9"].map(|text| vec![text.parse::<IpAddr>().unwrap(); ports.into()]);
+            assert_eq!(from, expected.concat());
+        }
+        let mut refused = client(200);
+        refused.write_all(&hello("a.test")).unwrap();
+        assert_eq!(tcp::read_to_end(&mut refused), (Vec::new(), End::Eof));
+        assert_eq!(line_of(&gate, refused.local_addr().unwrap())["reason"], "no_local_port");
     })
     .join()
     .unwrap();

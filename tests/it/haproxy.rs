@@ -139,7 +139,7 @@ async fn our_probes_are_heard_as_our_own() {
     let yaml = yaml.replace("up0: {", &format!("up0: {{ health_check: {{ timeout: 5s, tls: {{ {asked} }} }},"));
     let check = Config::parse(&yaml).unwrap().upstreams[0].health_check.clone().unwrap();
     for (number, version) in [Version::V1, Version::V2].into_iter().enumerate() {
-        let report = Prober::new(&check, Some(version)).endpoint(haproxy.address()).run().await;
+        let report = Prober::new(&check, Some(version), &[]).endpoint(haproxy.address()).run().await;
         assert!(report.outcome.is_ok(), "{report:?}");
         let line = wait_for("it tells of the probe", || {
             haproxy.lines.all().into_iter().filter(|line| line.contains("told ")).nth(number)
@@ -148,5 +148,5 @@ async fn our_probes_are_heard_as_our_own() {
         assert!(line.contains("told 127.0.0.1:") && line.contains(&format!(" to {} ", haproxy.address())));
         assert!(line.ends_with("authority - id - end"), "{line}");
     }
-    assert!(Prober::new(&check, None).endpoint(haproxy.address()).run().await.outcome.is_err());
+    assert!(Prober::new(&check, None, &[]).endpoint(haproxy.address()).run().await.outcome.is_err());
 }

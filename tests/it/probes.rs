@@ -37,7 +37,7 @@ fn impatient(text: &str) -> HealthCheck {
 }
 
 fn probe(check: &HealthCheck, address: SocketAddr) -> Probe {
-    Prober::new(check, None).endpoint(address)
+    Prober::new(check, None, &[]).endpoint(address)
 }
 
 async fn ask(check: &HealthCheck, address: SocketAddr) -> Report {
@@ -216,7 +216,7 @@ async fn authorities_are_read_again_when_their_file_changes() {
     let check = check(&format!("https: {{ path: /, ca_file: '{}', server_name: a.test }}", file.display()));
     let (before, after) = (old.server(&["a.test"]), new.server(&["a.test"]));
     let (before, after) = (script(&before, &[OK; 9]).start(), script(&after, &[OK; 9]).start());
-    let prober = Prober::new(&check, None);
+    let prober = Prober::new(&check, None, &[]);
     let (mut kept, mut later) = (prober.endpoint(before.address()), prober.endpoint(after.address()));
     assert_eq!(kept.run().await.identity, Identity::Verified);
     assert_eq!(later.run().await.identity, Identity::Refused(Refusal::UnknownIssuer));
@@ -380,6 +380,6 @@ async fn a_watch_tells_of_an_endpoint_that_comes_and_goes() {
 #[test]
 fn probers_are_shared_by_threads() {
     fn assert_shared<T: Send + Sync>(_: &T) {}
-    let prober: Arc<Prober> = Prober::new(&check("tcp: {}"), None);
+    let prober: Arc<Prober> = Prober::new(&check("tcp: {}"), None, &[]);
     assert_shared(&prober);
 }

@@ -44,7 +44,7 @@ pub(super) fn ask_all(config: &Config) -> io::Result<Findings> {
         let mut asking = JoinSet::new();
         for (place, upstream) in config.upstreams.iter().enumerate() {
             let id = UpstreamId(place);
-            let prober = Prober::new(&question(config, id), upstream.proxy_protocol);
+            let prober = Prober::new(&question(config, id), upstream.proxy_protocol, &upstream.source_addresses);
             for endpoint in &upstream.endpoints {
                 asking.spawn(ask_endpoint(id, endpoint.address.clone(), Arc::clone(&names), Arc::clone(&prober)));
             }
